@@ -1,0 +1,257 @@
+"""What an answer is: Certificate, Prediction, Abstention or Undecided, with all that is needed to check it.
+
+Every outcome carries its `Setting` (how the question was asked), its `Origin` (of what model and pixels) and the
+votes it rests on. They are values: frozen, comparable, free of any runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Abstention",
+    "Bound",
+    "Case",
+    "Certificate",
+    "CertifyOutcome",
+    "Evidence",
+    "Origin",
+    "PredictOutcome",
+    "Prediction",
+    "Setting",
+    "Space",
+    "Undecided",
+    "Votes",
+    "round_down",
+    "round_up",
+]
+
+
+class Bound(StrEnum):
+    """How the runner-up is bounded; chosen before any draw."""
+
+    BINARY = "binary"
+    """The runner-up has at most 1 - p_lower (Cohen et al. 2019)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """How many draws voted for each class.
+
+    `counts[c]` is the number of draws whose argmax was class c; `non_finite` counts the draws whose logits were
+    not all finite. Those are votes for no class: part of the total, never of a class.
+    """
+
+    counts: tuple[int, ...]
+    non_finite: int = 0
+
+    @classmethod
+    def of(cls, tally: npt.NDArray[np.int64]) -> Votes:
+        """From an array of shape (num_classes + 1,) whose last entry counts the non-finite draws."""
+        return cls(tuple(int(c) for c in tally[:-1]), int(tally[-1]))
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts) + self.non_finite
+
+    @property
+    def top(self) -> int:
+        """The class with the most votes; the lowest index among equals."""
+        return max(range(len(self.counts)), key=self.counts.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a plan decides on: the selection votes, and the estimation votes at every look so far."""
+
+    selection: Votes
+    looks: tuple[Votes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The pixels that a radius is about.
+
+    Attributes:
+        description: in words: decoded as sent, or resized and how.
+        shape: (channels, height, width).
+        units: what one unit of the radius is.
+        digest: SHA-256 over shape, arithmetic and pixels, in hexadecimal.
+    """
+
+    description: str
+    shape: tuple[int, ...]
+    units: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the question was asked: every parameter that the answer depends on.
+
+    Attributes:
+        sigma: noise level in input units.
+        n0: selection draws (0 where the procedure has none). n: estimation draws.
+        alpha: failure probability of the whole answer.
+        plan: the name of the plan ("fixed"). looks: the estimation indices at which it may decide.
+        bound: how the runner-up is bounded.
+        arithmetic: "grid" or "float" (see `certserve.noise`). stream: what generates the noise.
+        arithmetic_error: d * eps, deducted from p_lower: the total variation between the noise drawn and the
+            noise that the guarantee speaks of, over all pixels.
+    """
+
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    plan: str
+    looks: tuple[int, ...]
+    bound: Bound
+    arithmetic: str
+    stream: str
+    arithmetic_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Of what: the model, the execution of it that answered, the pixels, and the noise secret's commitment."""
+
+    model: str
+    version: str
+    execution: str
+    fingerprint: str
+    commitment: str
+    space: Space
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The question a plan decides: how it was asked, of what, and what the classes are called."""
+
+    setting: Setting
+    origin: Origin
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A label and the radius within which the smoothed classifier's answer cannot be changed.
+
+    The guarantee, stated here once: the procedure issues a false certificate with probability at most
+    `setting.alpha`, over the server's noise, for any input chosen independently of that noise. A certificate is
+    false when some input within `radius` (norm `norm`, of the pixels that `origin.space` names) has another
+    label under the smoothed classifier g, the majority vote over infinitely many draws. It says nothing about the
+    true label, nothing about the base classifier's own answer, and nothing about another execution of the model;
+    a later finite Predict nearby may abstain, or err with its own alpha.
+    """
+
+    label: int
+    label_name: str
+    radius: float
+    norm: str
+    p_lower: float
+    selection: Votes
+    estimation: tuple[Votes, ...]
+    setting: Setting
+    origin: Origin
+
+    @property
+    def statement(self) -> str:
+        """One sentence of what is guaranteed; the radius is rounded down."""
+        return (
+            f"Every image within {self.norm} distance {round_down(self.radius)} of these pixels (scaled to [0, 1]) "
+            f"gets the label {self.label_name!r} from the smoothed classifier at sigma {self.setting.sigma:g}; "
+            f"the procedure issues a false certificate with probability at most {self.setting.alpha!r}."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The smoothed classifier's label: wrong about it with probability at most `setting.alpha`."""
+
+    label: int
+    label_name: str
+    p_value: float
+    votes: Votes
+    setting: Setting
+    origin: Origin
+
+    @property
+    def statement(self) -> str:
+        """One sentence of what is guaranteed."""
+        return (
+            f"{self.label_name!r} is the smoothed classifier's answer at sigma {self.setting.sigma:g}; the "
+            f"procedure returns another label with probability at most {self.setting.alpha!r}."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """The procedure declines: the votes do not single out a class at this alpha. An outcome, not an error.
+
+    Attributes:
+        candidate: the class with the most votes (for Certify: in selection).
+        selection: the selection votes (no draws for Predict). estimation: the votes at each look.
+        p_lower: for Certify, the lower bound that was not above 1/2; else None.
+        p_value: for Predict, the p-value that was above alpha; else None.
+    """
+
+    candidate: int
+    candidate_name: str
+    selection: Votes
+    estimation: tuple[Votes, ...]
+    setting: Setting
+    origin: Origin
+    p_lower: float | None = None
+    p_value: float | None = None
+
+    @property
+    def statement(self) -> str:
+        """One sentence of why nothing is guaranteed."""
+        if self.p_lower is not None:
+            why = f"its probability was shown to be at least {round_down(self.p_lower)}, which is not above 1/2"
+        else:
+            why = f"its lead could be chance (p-value {round_up(self.p_value or 0.0)})"
+        return f"No class is guaranteed: {self.candidate_name!r} had the most votes, but {why}."
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The budget ended before the plan could decide; nothing is claimed."""
+
+    reason: str
+    setting: Setting
+    origin: Origin
+
+    @property
+    def statement(self) -> str:
+        """One sentence of why nothing is guaranteed."""
+        return f"Nothing is guaranteed: {self.reason}."
+
+
+PredictOutcome: TypeAlias = Prediction | Abstention | Undecided
+CertifyOutcome: TypeAlias = Certificate | Abstention | Undecided
+
+
+def round_down(value: float, digits: int = 4) -> str:
+    """`value` as a decimal of `digits` significant digits that never exceeds it."""
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def round_up(value: float, digits: int = 4) -> str:
+    """`value` as a decimal of `digits` significant digits that is never below it."""
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def _rounded(value: float, digits: int, direction: str) -> str:
+    if value == 0.0:
+        return "0"
+    exact = Decimal(value)
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=direction)
+    return f"{rounded.normalize():f}"
