@@ -1,1 +1,85 @@
-"""certserve."""
+"""certserve: answers with a certified radius.
+
+    with certserve.open("bundle") as model:            # in this process
+        outcome = model.certify(image, n=10_000)
+    with certserve.Client("host:port") as model:       # the same methods over gRPC
+        outcome = model.certify(image, n=10_000)
+
+Importing this package loads neither torch, onnxruntime, openvino nor grpc; names are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from certserve.client import AsyncClient, Client
+    from certserve.endpoints.local import LocalModel
+    from certserve.endpoints.local import open_model as open
+    from certserve.endpoints.requests import ModelInfo
+    from certserve.endpoints.verification import verify
+    from certserve.errors import CertserveError
+    from certserve.images import EncodedImage, ImageFit, RawImage
+    from certserve.noise.arithmetic import Arithmetic
+    from certserve.noise.keystream import Secret
+    from certserve.smoothing.document import from_document, to_document
+    from certserve.smoothing.outcomes import Abstention, Bound, Certificate, Prediction, Undecided
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Abstention": "certserve.smoothing.outcomes",
+    "Arithmetic": "certserve.noise.arithmetic",
+    "AsyncClient": "certserve.client",
+    "Bound": "certserve.smoothing.outcomes",
+    "Certificate": "certserve.smoothing.outcomes",
+    "CertserveError": "certserve.errors",
+    "Client": "certserve.client",
+    "EncodedImage": "certserve.images",
+    "ImageFit": "certserve.images",
+    "LocalModel": "certserve.endpoints.local",
+    "ModelInfo": "certserve.endpoints.requests",
+    "Prediction": "certserve.smoothing.outcomes",
+    "RawImage": "certserve.images",
+    "Secret": "certserve.noise.keystream",
+    "Undecided": "certserve.smoothing.outcomes",
+    "from_document": "certserve.smoothing.document",
+    "open": "certserve.endpoints.local:open_model",
+    "to_document": "certserve.smoothing.document",
+    "verify": "certserve.endpoints.verification",
+}
+
+__all__ = [
+    "Abstention",
+    "Arithmetic",
+    "AsyncClient",
+    "Bound",
+    "Certificate",
+    "CertserveError",
+    "Client",
+    "EncodedImage",
+    "ImageFit",
+    "LocalModel",
+    "ModelInfo",
+    "Prediction",
+    "RawImage",
+    "Secret",
+    "Undecided",
+    "__version__",
+    "from_document",
+    "open",
+    "to_document",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'certserve' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

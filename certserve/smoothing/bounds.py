@@ -12,7 +12,13 @@ import math
 
 from scipy.special import betainc, betaincinv
 
-__all__ = ["LARGEST_N", "clopper_pearson_lower", "clopper_pearson_upper", "smallest_certifying_n"]
+__all__ = [
+    "LARGEST_N",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
+    "smallest_certifying_n",
+    "smallest_predicting_n",
+]
 
 LARGEST_N = 10_000_000
 """The largest number of draws for which the rounding recipe is vouched for."""
@@ -78,6 +84,19 @@ def smallest_certifying_n(alpha: float, deduction: float = 0.0) -> int:
             return n
         n += 1
     raise ValueError(f"no n up to {LARGEST_N} certifies anything at alpha = {alpha!r}")
+
+
+def smallest_predicting_n(alpha: float) -> int:
+    """The smallest n at which n agreeing votes are significant: 2 (1/2)^n <= alpha (PREDICT's two-sided test).
+
+    Raises:
+        ValueError: alpha outside (0, 1).
+    """
+    _check(1, 1, alpha)
+    n = max(1, math.floor(1.0 - math.log2(alpha)) - 1)
+    while 2.0 * 0.5**n * (1.0 + 1e-10) > alpha:  # the slack of `decision.p_value`
+        n += 1
+    return n
 
 
 def _check(k: int, n: int, alpha: float) -> None:

@@ -1,0 +1,136 @@
+"""What a model must show before it serves: finite, repeatable logits that do not depend on a row's batch-mates.
+
+Certificates assume that every draw is an independent evaluation of one function. A model that couples the rows of
+a batch (training-mode normalisation, scales computed from the batch) breaks that: its error is .4, not .001, and
+one client could steer another's answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.errors import ModelRefused
+from certserve.noise.grid import LEVELS, GridNoise
+from certserve.noise.keystream import Key, stream_bytes
+
+__all__ = ["LADDER", "RowCheck", "check_rows", "fingerprint", "probe_pixels"]
+
+LADDER = (1, 8, 32, 128)
+"""Numbers of rows a batch may have: one image never pays for 128 padded rows."""
+
+_LARGEST_BATCH_BYTES = 64 << 20
+_PROBES = 16
+_PROBE_KEY = Key(bytes(32))  # public on purpose: probes are no secret
+_COUPLED = 1e-2
+
+
+class _Classifier(Protocol):
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowCheck:
+    """What the checks found: the batch shapes that give bit-equal logits, and those logits for the probes."""
+
+    shapes: tuple[int, ...]
+    logits: npt.NDArray[np.float32]
+
+
+def probe_pixels(shape: tuple[int, int, int], count: int, sigma: float) -> npt.NDArray[np.float32]:
+    """Fixed noisy inputs, (count, *shape): random 8-bit pixels plus grid noise at sigma, the same everywhere."""
+    dimension = math.prod(shape)
+    length = -(-count * dimension // 16) * 16
+    pixels = stream_bytes(_PROBE_KEY.domain("probe/pixels"), 0, length)[: count * dimension]
+    noise = GridNoise(_PROBE_KEY, sigma, dimension).draws("probe", 0, count)
+    noisy = pixels.reshape(count, dimension).astype(np.int16) + noise
+    return (noisy / np.float32(LEVELS)).astype(np.float32).reshape(count, *shape)
+
+
+def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LADDER) -> RowCheck:
+    """Which batch shapes may be mixed, from the ladder's shapes that fit into memory.
+
+    A shape is kept when every probe has the same logits, to the last bit, wherever it stands in the batch and
+    whatever its mates are, and when it agrees with the largest shape kept.
+
+    Raises:
+        ModelRefused: the logits are not finite, not repeatable, of the wrong shape, or coupled between rows.
+    """
+    dimension = math.prod(backend.shape)
+    shapes = [rows for rows in ladder if rows == 1 or rows * dimension * 4 <= _LARGEST_BATCH_BYTES]
+    probes = probe_pixels(backend.shape, _PROBES, sigma)
+    references = {rows: _alone(backend, probes, rows) for rows in shapes}
+    steady = [rows for rows in shapes if _independent(backend, probes, references[rows], rows)]
+    largest = max(steady, default=1)
+    kept = tuple(rows for rows in steady if np.array_equal(references[rows], references[largest])) or (1,)
+    return RowCheck(kept, references[largest])
+
+
+def fingerprint(file_digest: str, identity: Mapping[str, str], rows: RowCheck) -> str:
+    """SHA-256 over the model file, the runtime's identity, the batch shapes in use and the probes' logits.
+
+    The arithmetic of the noise is not part of f; certificates and keys name it beside the fingerprint.
+    """
+    description = {
+        "file": file_digest,
+        "identity": dict(identity),
+        "shapes": list(rows.shapes),
+        "logits": hashlib.sha256(np.ascontiguousarray(rows.logits, dtype="<f4").tobytes()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _alone(backend: _Classifier, probes: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
+    """The probes' logits, each in the first row of a batch whose other rows are zero."""
+    results = []
+    for probe in probes:
+        batch = np.zeros((rows, *probe.shape), dtype=np.float32)
+        batch[0] = probe
+        logits = np.asarray(backend.logits(batch))
+        if logits.ndim != 2 or len(logits) != rows:
+            raise ModelRefused(f"expected logits of shape ({rows}, classes), the model gave {logits.shape}")
+        results.append(logits[0])
+    found = np.stack(results)
+    if not np.isfinite(found).all():
+        raise ModelRefused("the model's logits for ordinary noisy images are not finite")
+    return found
+
+
+def _independent(
+    backend: _Classifier, probes: npt.NDArray[np.float32], reference: npt.NDArray[np.float32], rows: int
+) -> bool:
+    """Whether each probe keeps its logits, bit for bit, among other mates and in other places.
+
+    Raises:
+        ModelRefused: it loses them by more than rounding can explain, even between two equal runs.
+    """
+    scale = _COUPLED * max(1.0, float(np.abs(reference).max()))
+    steady = True
+    for shift, mates in enumerate(_mates(probes)):
+        order = (np.arange(rows) * 5 + shift) % len(probes)  # every probe in many places, 5 being prime to 16
+        batch = np.where((np.arange(rows) % 2 == shift % 2)[:, None, None, None], probes[order], mates)
+        logits = backend.logits(batch.astype(np.float32))
+        checked = np.arange(rows) % 2 == shift % 2
+        worst = np.abs(logits[checked] - reference[order][checked]).max(initial=0.0)
+        if not worst <= scale:
+            raise ModelRefused(
+                f"a row's logits changed by {worst:.3g} with its batch-mates or from run to run: rows are not "
+                "independent; export the model in evaluation mode, without batch statistics or random operations"
+            )
+        steady = steady and bool(np.array_equal(logits[checked], reference[order][checked]))
+    return steady
+
+
+def _mates(probes: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    """What stands between the probes: nothing, white, very large values, another probe."""
+    return [np.zeros_like(probes[0]), np.ones_like(probes[0]), np.full_like(probes[0], 50.0), probes[3], probes[7]]

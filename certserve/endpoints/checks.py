@@ -1,0 +1,99 @@
+"""What is wrong with a request, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from certserve import images
+from certserve.endpoints.models import ServedModel
+from certserve.errors import InvalidRequest, Violation
+from certserve.images import EncodedImage, ImageInput, Limits
+from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.plans import Fixed
+
+__all__ = ["Checks"]
+
+_LARGEST_NONCE = 64
+
+
+class Checks:
+    """Collects what is wrong with a request, so that the caller learns of everything at once."""
+
+    def __init__(self, model: ServedModel, limits: Limits) -> None:
+        self._model = model
+        self._limits = limits
+        self._violations: list[Violation] = []
+
+    def sigma(self, value: float | None) -> float:
+        offered = self._model.bundle.sigmas
+        if value is None:
+            return self._model.bundle.defaults.sigma
+        if value not in offered:
+            choices = ", ".join(f"{sigma:g}" for sigma in offered)
+            self._add("sigma", f"{value!r} is not a noise level this model was trained for; it offers {choices}")
+            return offered[0]
+        return value
+
+    def draws(self, name: str, value: int | None, default: int) -> int:
+        if value is None:
+            return min(default, self._model.largest_n)
+        if not 1 <= value <= self._model.largest_n:
+            self._add(name, f"must lie in 1..{self._model.largest_n}, not {value}")
+            return default
+        return value
+
+    def alpha(self, value: float | None) -> float:
+        if value is None:
+            return self._model.bundle.defaults.alpha
+        if not 0.0 < value < 1.0:
+            self._add("alpha", f"must lie strictly between 0 and 1, not {value!r}")
+            return self._model.bundle.defaults.alpha
+        return value
+
+    def image(self, image: ImageInput | None, fit: images.ImageFit, arithmetic: Arithmetic | None) -> Arithmetic:
+        """The arithmetic that the request gets."""
+        if image is None:
+            self._add("image", "is missing; send an encoded image or a tensor")
+            return Arithmetic.GRID
+        problems = images.check(image, self._model.geometry, fit, self._limits)
+        for problem in problems:
+            self._add("image", problem)
+        if problems or isinstance(image, EncodedImage) or image.pixels.dtype == np.uint8:
+            return arithmetic or Arithmetic.GRID
+        on_grid = images.on_grid(image.pixels) is not None
+        if arithmetic is Arithmetic.GRID and not on_grid:
+            self._add("image", "has values that are not multiples of 1/255, which grid arithmetic needs; send uint8 "
+                               "pixels, or ask for float arithmetic")  # fmt: skip
+        return arithmetic or (Arithmetic.GRID if on_grid else Arithmetic.FLOAT)
+
+    def enough(self, n: int, alpha: float, smallest: Callable[[], int]) -> None:
+        try:
+            least = smallest()
+        except ValueError as error:
+            self._add("alpha", str(error))
+            return
+        if n < least:
+            self._add(
+                "n", f"{n} draws cannot give an answer at alpha = {alpha!r}; the smallest n that could is {least}"
+            )
+
+    def plan(self, name: str) -> None:
+        if name != Fixed.name:
+            self._add("plan", f"unknown plan {name!r}; this version has {Fixed.name!r}")
+
+    def conclude(self, image: ImageInput | None, nonce: bytes) -> ImageInput:
+        """The image, if nothing was wrong.
+
+        Raises:
+            InvalidRequest: something was; all of it.
+        """
+        if len(nonce) > _LARGEST_NONCE:
+            self._add("nonce", f"has {len(nonce)} bytes; at most {_LARGEST_NONCE} are allowed")
+        if self._violations or image is None:
+            raise InvalidRequest(self._violations)
+        return image
+
+    def _add(self, field: str, description: str) -> None:
+        self._violations.append(Violation(field, description))

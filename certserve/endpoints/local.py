@@ -1,0 +1,147 @@
+"""A model in this process: the endpoints with a synchronous face, under the method names of `certserve.Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from certserve.endpoints.models import LoadedModel
+from certserve.endpoints.requests import AnyImage, CertifyRequest, ModelInfo, PredictRequest, as_image
+from certserve.endpoints.service import Service, running
+from certserve.endpoints.smoothing import Progress
+from certserve.images import ImageFit
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import Secret
+from certserve.smoothing.outcomes import Bound, CertifyOutcome, PredictOutcome
+from certserve.zoo import path_of
+
+__all__ = ["LocalModel", "open_model"]
+
+Result = TypeVar("Result")
+
+
+def open_model(bundle: str | os.PathLike[str] | None = None, *, key_source: Secret | None = None) -> LocalModel:
+    """A model to be asked in this process: a bundle's directory, or the name of a packaged one.
+
+    Args:
+        bundle: default: the packaged default model.
+        key_source: the secret that keys the noise; default: a fresh one from the operating system.
+
+    Raises:
+        BundleError: the bundle is incomplete, damaged or not understood.
+        ModelRefused: the model is no base classifier for smoothing.
+    """
+    return LocalModel(LoadedModel.read(path_of(bundle)), key_source or Secret.fresh())
+
+
+class LocalModel:
+    """One model. A context manager; `close` ends it. Methods may be called from any thread, and run together."""
+
+    def __init__(self, loaded: LoadedModel, secret: Secret) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="certserve-loop", daemon=True)
+        self._thread.start()
+        self._stack = AsyncExitStack()
+        self._service: Service = self._wait(self._stack.enter_async_context(running([loaded], secret)))
+
+    def predict(
+        self,
+        image: AnyImage,
+        *,
+        fit: ImageFit = ImageFit.EXACT,
+        sigma: float | None = None,
+        n: int | None = None,
+        alpha: float | None = None,
+        arithmetic: Arithmetic | None = None,
+        nonce: bytes = b"",
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> PredictOutcome:
+        """The smoothed classifier's label; see `PredictRequest` for the arguments, `Prediction` for the guarantee.
+
+        Args:
+            timeout: seconds after which to give up; None: never.
+            on_progress: told (draws counted, draws planned) from another thread.
+
+        Raises:
+            CertserveError: see `certserve.errors`.
+        """
+        request = PredictRequest(
+            image=as_image(image), fit=fit, sigma=sigma, n=n, alpha=alpha, arithmetic=arithmetic, nonce=nonce
+        )
+        return self._wait(self._service.smoothing.predict(request, timeout=timeout, on_progress=on_progress))
+
+    def certify(
+        self,
+        image: AnyImage,
+        *,
+        fit: ImageFit = ImageFit.EXACT,
+        sigma: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        alpha: float | None = None,
+        plan: str = "fixed",
+        bound: Bound = Bound.BINARY,
+        arithmetic: Arithmetic | None = None,
+        nonce: bytes = b"",
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> CertifyOutcome:
+        """A certificate; see `CertifyRequest` for the arguments, `Certificate` for the guarantee.
+
+        `timeout`, `on_progress` and errors as for `predict`.
+        """
+        request = CertifyRequest(
+            image=as_image(image),
+            fit=fit,
+            sigma=sigma,
+            n0=n0,
+            n=n,
+            alpha=alpha,
+            plan=plan,
+            bound=bound,
+            arithmetic=arithmetic,
+            nonce=nonce,
+        )
+        return self._wait(self._service.smoothing.certify(request, timeout=timeout, on_progress=on_progress))
+
+    def list_models(self) -> tuple[ModelInfo, ...]:
+        """The one model there is."""
+        return self._service.smoothing.list_models()
+
+    def get_model(self, name: str = "") -> ModelInfo:
+        """The model; see `ModelInfo`.
+
+        Raises:
+            ModelNotFound: it has another name.
+        """
+        return self._service.smoothing.get_model(name)
+
+    def close(self) -> None:
+        """End the model; requests still running fail with `Unavailable`. Closing twice is allowed."""
+        if not self._loop.is_closed():
+            self._wait(self._stack.aclose())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # such as KeyboardInterrupt in the waiting thread: the request goes with it
+            future.cancel()
+            raise

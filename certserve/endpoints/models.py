@@ -1,0 +1,150 @@
+"""The models being served: bundles, each with its execution, its engine and the secret its noise is keyed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from certserve import backends, bundle
+from certserve.backends import LoadedExecution
+from certserve.bundle import Bundle
+from certserve.endpoints.requests import Defaults, ExecutionInfo, ModelInfo
+from certserve.errors import BundleError, ModelNotFound
+from certserve.images import Geometry
+from certserve.noise.grid import rounded_gaussian
+from certserve.noise.keystream import Secret
+from certserve.sampling.engine import Engine
+from certserve.sampling.executor import ThreadExecutor
+from certserve.sampling.sampler import Sampler
+from certserve.smoothing.bounds import LARGEST_N
+
+__all__ = ["LoadedModel", "Models", "ServedModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A bundle and the execution of it that serves."""
+
+    bundle: Bundle
+    execution: LoadedExecution
+
+    @classmethod
+    def read(cls, path: Path) -> LoadedModel:
+        """Read, load and check a bundle; the noise tables of its sigmas are made ready.
+
+        Raises:
+            BundleError: the bundle is incomplete, damaged or not understood.
+            ModelRefused: the model is no base classifier for smoothing.
+        """
+        found = bundle.read(path)
+        for sigma in found.sigmas:
+            rounded_gaussian(sigma)
+        return cls(found, backends.load(found))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that answers."""
+
+    bundle: Bundle
+    execution: LoadedExecution
+    engine: Engine
+    secret: Secret
+    largest_n: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """What an image must be to enter it."""
+        return Geometry(*self.bundle.shape, self.bundle.colour, self.bundle.resize)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What callers may know of it."""
+        found, identity = self.bundle, self.execution.backend.identity
+        return ModelInfo(
+            name=found.name,
+            version=found.version,
+            description=found.description,
+            labels=found.labels,
+            shape=found.shape,
+            colour=found.colour,
+            resize=found.resize or 0,
+            sigmas=found.sigmas,
+            defaults=Defaults(
+                found.defaults.sigma,
+                found.defaults.n0,
+                found.defaults.n,
+                found.defaults.alpha,
+                found.defaults.predict_n,
+            ),
+            largest_n=self.largest_n,
+            execution=ExecutionInfo(
+                name=self.execution.name,
+                runtime=f"{identity['runtime']} {identity['version']}",
+                precision=identity["precision"],
+                device=identity["device"],
+                fingerprint=self.execution.fingerprint,
+                batch_shapes=self.execution.shapes,
+            ),
+            commitment=self.secret.commitment,
+        )
+
+
+class Models:
+    """The models of one server. Used as an asynchronous context manager: engines run inside it.
+
+    Args:
+        loaded: the models, the default one first; names must differ.
+        secret: keys the noise of all of them.
+        largest_n: the largest n and n0 that are accepted, at most 10^7.
+
+    Raises:
+        BundleError: two bundles have one name, or there is none.
+    """
+
+    def __init__(self, loaded: Sequence[LoadedModel], secret: Secret, *, largest_n: int = LARGEST_N) -> None:
+        names = [model.bundle.name for model in loaded]
+        if not names or len(set(names)) < len(names):
+            raise BundleError(f"expected at least one model, each of another name, not {names}")
+        self._loaded = tuple(loaded)
+        self._secret = secret
+        self._largest_n = largest_n
+        self._served: dict[str, ServedModel] = {}
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="certserve-device")
+
+    async def __aenter__(self) -> Models:
+        for model in self._loaded:
+            sampler = Sampler(model.execution.backend, model.execution.shapes)
+            engine = Engine(ThreadExecutor(sampler, self._device))
+            served = ServedModel(model.bundle, model.execution, engine, self._secret, self._largest_n)
+            self._served[model.bundle.name] = served
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for served in self._served.values():
+            await served.engine.close()
+        self._served.clear()
+        self._device.shutdown(wait=True, cancel_futures=True)
+
+    def get(self, name: str) -> ServedModel:
+        """The model of that name; the default one for an empty name.
+
+        Raises:
+            ModelNotFound: there is none; the names there are.
+        """
+        if not name:
+            return next(iter(self._served.values()))
+        if name not in self._served:
+            raise ModelNotFound(name, tuple(self._served))
+        return self._served[name]
+
+    def all(self) -> tuple[ServedModel, ...]:
+        """Every model, the default one first."""
+        return tuple(self._served.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether every engine is running."""
+        return bool(self._served) and all(served.engine.alive for served in self._served.values())

@@ -1,0 +1,129 @@
+"""What can be asked, and what is known of a model: plain values that every transport shares; no runtime."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
+from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.outcomes import Bound
+
+__all__ = [
+    "AnyImage",
+    "CertifyRequest",
+    "Defaults",
+    "ExecutionInfo",
+    "ModelInfo",
+    "PredictRequest",
+    "as_image",
+]
+
+AnyImage: TypeAlias = "ImageInput | bytes | str | os.PathLike[str] | np.ndarray[Any, Any]"
+"""An encoded file's bytes or path, or an array of shape (channels, height, width), uint8 or float32 in [0, 1]."""
+
+
+def as_image(image: AnyImage) -> ImageInput:
+    """The image as a request carries it; files are read, nothing is decoded.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: not an image in any of the forms of `AnyImage`.
+    """
+    if isinstance(image, EncodedImage | RawImage):
+        return image
+    if isinstance(image, bytes):
+        return EncodedImage(image)
+    if isinstance(image, str | os.PathLike):
+        return EncodedImage(Path(image).read_bytes())
+    if isinstance(image, np.ndarray):
+        return RawImage(image)
+    raise TypeError(f"expected an image as bytes, a path or a numpy array, not {type(image).__name__}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictRequest:
+    """A question to the smoothed classifier; None means the model's default.
+
+    Attributes:
+        model: its name; empty for the default model.
+        sigma: noise level in input units, one of the model's. n: draws. alpha: probability of a wrong label.
+        arithmetic: None: grid where the input allows it. nonce: at most 64 bytes; another one, another question.
+    """
+
+    image: ImageInput | None
+    model: str = ""
+    fit: ImageFit = ImageFit.EXACT
+    sigma: float | None = None
+    n: int | None = None
+    alpha: float | None = None
+    arithmetic: Arithmetic | None = None
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifyRequest:
+    """A question for a certificate; None means the model's default.
+
+    Attributes:
+        n0: selection draws. n: estimation draws. alpha: probability of a false certificate.
+        plan: "fixed". bound: how the runner-up is bounded.
+        The rest as for `PredictRequest`.
+    """
+
+    image: ImageInput | None
+    model: str = ""
+    fit: ImageFit = ImageFit.EXACT
+    sigma: float | None = None
+    n0: int | None = None
+    n: int | None = None
+    alpha: float | None = None
+    plan: str = "fixed"
+    bound: Bound = Bound.BINARY
+    arithmetic: Arithmetic | None = None
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What fills the fields that a request leaves out."""
+
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    predict_n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionInfo:
+    """One way of running a model. `batch_shapes`: the numbers of rows it is run with, shown to be bit-equal."""
+
+    name: str
+    runtime: str
+    precision: str
+    device: str
+    fingerprint: str
+    batch_shapes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model being served; see the messages `Model`, `Defaults` and `Execution` of the protocol for units."""
+
+    name: str
+    version: str
+    description: str
+    labels: tuple[str, ...]
+    shape: tuple[int, ...]
+    colour: str
+    resize: int
+    sigmas: tuple[float, ...]
+    defaults: Defaults
+    largest_n: int
+    execution: ExecutionInfo
+    commitment: str

@@ -1,0 +1,39 @@
+"""The endpoints over a set of models, for as long as they run: what every shell around them stands on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from certserve.endpoints.models import LoadedModel, Models
+from certserve.endpoints.smoothing import SmoothingEndpoints
+from certserve.images import Limits
+from certserve.noise.keystream import Secret
+from certserve.smoothing.bounds import LARGEST_N
+
+__all__ = ["Service", "running"]
+
+_DECODERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that can be asked."""
+
+    models: Models
+    smoothing: SmoothingEndpoints
+
+
+@asynccontextmanager
+async def running(
+    loaded: Sequence[LoadedModel], secret: Secret, *, limits: Limits | None = None, largest_n: int = LARGEST_N
+) -> AsyncIterator[Service]:
+    """The service, while the context is open; requests still running at its end fail with `Unavailable`."""
+    decoder = ThreadPoolExecutor(_DECODERS, thread_name_prefix="certserve-decode")
+    try:
+        async with Models(loaded, secret, largest_n=largest_n) as models:
+            yield Service(models, SmoothingEndpoints(models, decoder, limits or Limits()))
+    finally:
+        decoder.shutdown(wait=True, cancel_futures=True)

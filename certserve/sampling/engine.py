@@ -1,0 +1,238 @@
+"""The loop: slices to the executor, labels to the scheduler, evidence to the plans.
+
+One engine serves one model on one event loop. At most two batches are with the executor, one running and one
+prepared. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again slice by
+slice, so that only the job whose slice fails twice is told of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.errors import BackendFailed, InternalError, Overloaded, Unavailable
+from certserve.sampling.executor import Executor
+from certserve.sampling.scheduler import Scheduler, Slice
+from certserve.sampling.source import DrawSource
+from certserve.smoothing.outcomes import Evidence
+
+__all__ = ["Engine", "Job"]
+
+Outcome = TypeVar("Outcome")
+Labels = list[npt.NDArray[np.uint16]]
+
+_log = logging.getLogger(__name__)
+_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Outcome]):
+    """One request's draws, and what is asked of the votes.
+
+    Attributes:
+        source: the noisy copies. n0: selection draws. looks: numbers of estimation draws, increasing.
+        decide: the outcome at the latest look, or None to go on; never None at the last look.
+        on_progress: told how many draws have been counted, after each batch that held some of them.
+    """
+
+    source: DrawSource
+    n0: int
+    looks: Sequence[int]
+    decide: Callable[[Evidence], Outcome | None]
+    on_progress: Callable[[int], None] | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    job: Job[object]
+    answer: asyncio.Future[object]
+    failed: set[Slice] = field(default_factory=set)
+
+
+class _Pace:
+    """Draws a second while the device is busy, as a moving average over batches."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._since = 0.0
+
+    def start(self, now: float) -> None:
+        self._since = now
+
+    def record(self, draws: int, now: float) -> None:
+        rate = draws / max(now - self._since, 1e-6)
+        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        self._since = now
+
+    def seconds_for(self, draws: int) -> float:
+        """How long `draws` take at this pace, at least a tenth of a second; one second where nothing is known."""
+        return max(draws / self._rate, 0.1) if self._rate else 1.0
+
+
+class Engine:
+    """Runs jobs on an executor. Made and used on one event loop.
+
+    Args:
+        executor: where slices run.
+        largest_queue: draws that may wait; more are refused with `Overloaded`.
+    """
+
+    def __init__(self, executor: Executor, *, largest_queue: int = 50_000_000) -> None:
+        self._executor = executor
+        self._scheduler = Scheduler(executor.num_classes)
+        self._largest_queue = largest_queue
+        self._numbers = itertools.count()
+        self._running: dict[int, _Running] = {}
+        self._in_flight: dict[asyncio.Future[Labels], tuple[Slice, ...]] = {}
+        self._news = asyncio.Event()
+        self._pace = _Pace()
+        self._loop = asyncio.create_task(self._run(), name="certserve engine")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop is running."""
+        return not self._loop.done()
+
+    @property
+    def waiting(self) -> int:
+        """Draws not yet handed to the executor."""
+        return self._scheduler.waiting
+
+    def check_admission(self, draws: int) -> None:
+        """Return if a job of so many draws may be queued now.
+
+        Raises:
+            Overloaded: too many draws wait. Unavailable: the engine has stopped.
+        """
+        if not self.alive:
+            raise Unavailable("The sampling engine has stopped.")
+        if self.waiting + draws > self._largest_queue:
+            seconds = self._pace.seconds_for(self.waiting)
+            raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=seconds)
+
+    async def run(self, job: Job[Outcome]) -> Outcome:
+        """The outcome of a job; cancelling the awaiting task forgets the job.
+
+        Raises:
+            Overloaded: too many draws wait.
+            BackendFailed: the model failed on this job's draws, twice.
+            Unavailable: the engine is closed. InternalError: the engine's loop failed.
+        """
+        self.check_admission(job.n0 + job.looks[-1])
+        number = next(self._numbers)
+        running = _Running(job, asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
+        self._running[number] = running
+        self._executor.admit(number, job.source)
+        self._scheduler.add(number, n0=job.n0, looks=job.looks)
+        self._news.set()
+        try:
+            return await running.answer  # type: ignore[return-value]
+        finally:
+            self._forget(number)
+
+    async def close(self) -> None:
+        """Stop; jobs still running fail with `Unavailable`."""
+        self._loop.cancel()
+        await asyncio.gather(self._loop, return_exceptions=True)
+
+    async def _run(self) -> None:
+        error: Exception = Unavailable("The sampling engine is stopping.")
+        try:
+            while True:
+                self._submit()
+                await self._wait()
+                for batch in [b for b in self._in_flight if b.done()]:
+                    self._collect(batch, self._in_flight.pop(batch))
+        except Exception as failure:
+            _log.exception("the sampling engine failed")
+            error = InternalError("The sampling engine failed.")
+            error.__cause__ = failure
+        finally:
+            for running in list(self._running.values()):
+                if not running.answer.done():
+                    running.answer.set_exception(error)
+
+    def _submit(self) -> None:
+        while len(self._in_flight) < _IN_FLIGHT:
+            batch = self._scheduler.next_batch(self._executor.largest_batch)
+            if not batch:
+                return
+            if not self._in_flight:
+                self._pace.start(asyncio.get_running_loop().time())
+            future = asyncio.wrap_future(self._executor.submit(batch))
+            self._in_flight[future] = batch
+
+    async def _wait(self) -> None:
+        """Until a batch is back, or a job came while there is room for a batch."""
+        self._news.clear()
+        if not self._in_flight:
+            await self._news.wait()
+            return
+        news = asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait([*self._in_flight, news], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+
+    def _collect(self, future: asyncio.Future[Labels], batch: tuple[Slice, ...]) -> None:
+        try:
+            labels = future.result()
+        except Exception as error:
+            self._retry(batch, error)
+            return
+        self._pace.record(sum(piece.count for piece in batch), asyncio.get_running_loop().time())
+        for piece, found in zip(batch, labels, strict=True):
+            for evidence in self._scheduler.record(piece, found):
+                self._decide(piece.job, evidence)
+        for number in {piece.job for piece in batch}:
+            self._report(number)
+
+    def _decide(self, number: int, evidence: Evidence) -> None:
+        running = self._running.get(number)
+        if running is None or running.answer.done():
+            return
+        try:
+            outcome = running.job.decide(evidence)
+        except Exception as error:
+            self._fail(number, error)
+            return
+        if outcome is not None:
+            running.answer.set_result(outcome)
+            self._scheduler.cancel(number)
+
+    def _retry(self, batch: tuple[Slice, ...], error: Exception) -> None:
+        """Run each slice of a failed batch once more, alone; a slice that failed before fails its job."""
+        _log.warning("a batch of %d slices failed: %s", len(batch), error)
+        for piece in batch:
+            running = self._running.get(piece.job)
+            if running is None:
+                continue
+            if piece in running.failed:
+                self._fail(piece.job, BackendFailed("The model failed on this request's draws, twice."), error)
+            else:
+                running.failed.add(piece)
+                self._scheduler.put_back(piece)
+
+    def _fail(self, number: int, error: Exception, cause: Exception | None = None) -> None:
+        running = self._running[number]
+        error.__cause__ = cause or error.__cause__
+        if not running.answer.done():
+            running.answer.set_exception(error)
+        self._scheduler.cancel(number)
+
+    def _report(self, number: int) -> None:
+        running = self._running.get(number)
+        if running and running.job.on_progress and not running.answer.done():
+            running.job.on_progress(self._scheduler.counted(number))
+
+    def _forget(self, number: int) -> None:
+        self._running.pop(number, None)
+        self._scheduler.cancel(number)
+        self._executor.forget(number)

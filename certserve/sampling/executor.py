@@ -1,0 +1,64 @@
+"""Where slices run. One contract: a label for each draw, in order, whatever shares the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.sampling.sampler import Sampler
+from certserve.sampling.scheduler import Slice
+from certserve.sampling.source import DrawSource
+
+__all__ = ["Executor", "ThreadExecutor"]
+
+
+class Executor(Protocol):
+    """Runs slices of the jobs it has been told of."""
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest number of draws worth submitting at once."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0..num_classes - 1, and num_classes for a draw without finite logits."""
+
+    def admit(self, job: int, source: DrawSource) -> None:
+        """Make a job's input known under its number; slices name it by that number."""
+
+    def forget(self, job: int) -> None:
+        """The job's input is no longer needed; slices already submitted still run."""
+
+    def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
+        """Run slices of admitted jobs; the future holds one array of labels for each slice, in order."""
+
+
+class ThreadExecutor:
+    """Runs slices on a thread of `device`; executors of several models that share a device share its thread."""
+
+    def __init__(self, sampler: Sampler, device: ThreadPoolExecutor) -> None:
+        self._sampler = sampler
+        self._device = device
+        self._sources: dict[int, DrawSource] = {}
+
+    @property
+    def largest_batch(self) -> int:
+        return self._sampler.largest_batch
+
+    @property
+    def num_classes(self) -> int:
+        return self._sampler.num_classes
+
+    def admit(self, job: int, source: DrawSource) -> None:
+        self._sources[job] = source
+
+    def forget(self, job: int) -> None:
+        self._sources.pop(job, None)
+
+    def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
+        work = [(self._sources[piece.job], piece) for piece in batch]
+        return self._device.submit(self._sampler.labels, work)

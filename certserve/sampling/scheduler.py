@@ -1,0 +1,177 @@
+"""What runs next, and which draws have been counted: bookkeeping without clock, thread, device or mathematics.
+
+A job is a known set of draws: `n0` of selection, and estimation up to the last of its looks. Slices of many jobs
+share a batch. Small jobs go ahead of large ones up to half of a batch, and within each lane jobs take turns, so
+nobody starves. Labels may come back out of order; only the *prefix* of a job's draws is ever counted, and a look
+sees the votes of exactly that many draws.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.sampling.source import DrawSet
+from certserve.smoothing.outcomes import Evidence, Votes
+
+__all__ = ["SMALL_JOB", "Scheduler", "Slice"]
+
+SMALL_JOB = 2_000
+"""Jobs of at most this many draws go ahead."""
+
+_TURN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A run of one job's draws: small, picklable, idempotent."""
+
+    job: int
+    draws: DrawSet
+    first: int
+    count: int
+
+
+@dataclass(slots=True)
+class _Prefix:
+    """One set of a job's draws: what was handed out, what came back, and the votes of the prefix."""
+
+    total: int
+    tally: npt.NDArray[np.int64]
+    handed_out: int = 0
+    counted: int = 0
+    early: dict[int, npt.NDArray[np.uint16]] = field(default_factory=dict)
+
+    def arrive(self, first: int, labels: npt.NDArray[np.uint16], stops: Sequence[int]) -> list[Votes]:
+        """Count what the labels add to the prefix; the votes at each of `stops` that it passes."""
+        if first >= self.counted:
+            self.early.setdefault(first, labels)
+        passed: list[Votes] = []
+        while (labels := self.early.pop(self.counted, _NOTHING)).size:
+            while labels.size:
+                look = bisect_right(stops, self.counted)
+                stop = stops[look] if look < len(stops) else self.total
+                head, labels = labels[: stop - self.counted], labels[stop - self.counted :]
+                self.tally += np.bincount(head, minlength=self.tally.size)
+                self.counted += head.size
+                if self.counted == stop and look < len(stops):
+                    passed.append(Votes.of(self.tally))
+        return passed
+
+
+@dataclass(slots=True)
+class _Job:
+    selection: _Prefix
+    estimation: _Prefix
+    looks: Sequence[int]
+    seen: list[Votes] = field(default_factory=list)
+    told: int = 0
+
+    def unscheduled(self) -> int:
+        return sum(p.total - p.handed_out for p in (self.selection, self.estimation))
+
+
+class Scheduler:
+    """Slices for the executor, evidence for the plans.
+
+    Args:
+        num_classes: labels are 0..num_classes - 1, and num_classes for a draw without finite logits.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+        self._jobs: dict[int, _Job] = {}
+        self._small: deque[int] = deque()
+        self._large: deque[int] = deque()
+        self._returned: deque[Slice] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Draws not yet handed out."""
+        returned = sum(piece.count for piece in self._returned)
+        return returned + sum(job.unscheduled() for job in self._jobs.values())
+
+    def add(self, job: int, *, n0: int, looks: Sequence[int]) -> None:
+        """Queue a job: `n0` selection draws (may be 0) and estimation draws up to the last of `looks`."""
+        if job in self._jobs:
+            raise ValueError(f"job {job} is already known")
+        n = looks[-1]
+        self._jobs[job] = _Job(self._prefix(n0), self._prefix(n), looks)
+        (self._small if n0 + n <= SMALL_JOB else self._large).append(job)
+
+    def cancel(self, job: int) -> None:
+        """Forget a job, whatever its state; labels still to come for it are dropped. Unknown jobs are ignored."""
+        if self._jobs.pop(job, None) is None:
+            return
+        for lane in (self._small, self._large):
+            if job in lane:
+                lane.remove(job)
+        self._returned = deque(piece for piece in self._returned if piece.job != job)
+
+    def next_batch(self, rows: int) -> tuple[Slice, ...]:
+        """At most `rows` draws to run now; empty if none wait. A returned slice runs alone."""
+        if self._returned:
+            return (self._returned.popleft(),)
+        shares: dict[tuple[int, DrawSet], list[int]] = {}
+        for_small = rows // 2 if self._large else rows
+        left = rows - for_small + self._fill(self._small, max(1, for_small), shares)
+        left = self._fill(self._large, left, shares)
+        self._fill(self._small, left, shares)
+        return tuple(Slice(job, draws, first, count) for (job, draws), (first, count) in shares.items())
+
+    def put_back(self, piece: Slice) -> None:
+        """Run a slice again, in a batch of its own. Ignored where its job is gone."""
+        if piece.job in self._jobs:
+            self._returned.append(piece)
+
+    def record(self, piece: Slice, labels: npt.NDArray[np.uint16]) -> list[Evidence]:
+        """Count a slice's labels; the evidence at every look that its job has newly reached, in order."""
+        job = self._jobs.get(piece.job)
+        if job is None:
+            return []
+        if labels.shape != (piece.count,):
+            raise ValueError(f"expected {piece.count} labels for {piece}, got an array of shape {labels.shape}")
+        if piece.draws is DrawSet.SELECTION:
+            job.selection.arrive(piece.first, labels, ())
+        else:
+            job.seen += job.estimation.arrive(piece.first, labels, job.looks)
+        if job.selection.counted < job.selection.total:
+            return []
+        selection = Votes.of(job.selection.tally)
+        news = [Evidence(selection, tuple(job.seen[:k])) for k in range(job.told + 1, len(job.seen) + 1)]
+        job.told = len(job.seen)
+        return news
+
+    def counted(self, job: int) -> int:
+        """How many of a job's draws have been counted."""
+        known = self._jobs.get(job)
+        return known.selection.counted + known.estimation.counted if known else 0
+
+    def _prefix(self, total: int) -> _Prefix:
+        return _Prefix(total, np.zeros(self._num_classes + 1, dtype=np.int64))
+
+    def _fill(self, lane: deque[int], rows: int, shares: dict[tuple[int, DrawSet], list[int]]) -> int:
+        """Hand out up to `rows` draws of the lane's jobs, in turns; how many rows are left."""
+        while rows and lane:
+            job = self._jobs[lane[0]]
+            draws, prefix = (DrawSet.SELECTION, job.selection)
+            if prefix.handed_out == prefix.total:
+                draws, prefix = (DrawSet.ESTIMATION, job.estimation)
+            count = min(rows, _TURN, prefix.total - prefix.handed_out)
+            if count:
+                shares.setdefault((lane[0], draws), [prefix.handed_out, 0])[1] += count
+                prefix.handed_out += count
+                rows -= count
+            if job.unscheduled():
+                lane.rotate(-1)
+            else:
+                lane.popleft()
+        return rows
+
+
+_NOTHING = np.zeros(0, dtype=np.uint16)

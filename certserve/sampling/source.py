@@ -1,0 +1,49 @@
+"""The noisy copies of one input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.grid import LEVELS, GridNoise
+from certserve.noise.keystream import Key
+from certserve.noise.real import RealNoise, round_sum
+
+__all__ = ["DrawSet", "DrawSource"]
+
+
+class DrawSet(StrEnum):
+    """The two disjoint sets of draws. The value names the domain of the key's stream."""
+
+    SELECTION = "selection"
+    ESTIMATION = "estimation"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawSource:
+    """One input, and the key that its noise depends on.
+
+    Attributes:
+        key: the job's key. sigma: in input units.
+        pixels: (channels, height, width); uint8 in grid arithmetic, float32 in [0, 1] in float arithmetic.
+    """
+
+    key: Key
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    sigma: float
+    arithmetic: Arithmetic
+
+    def write(self, draws: DrawSet, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Fill `rows`, (count, dimension), with draws first..first + count - 1: pixels in [0, 1] plus noise."""
+        flat = self.pixels.reshape(-1)
+        if self.arithmetic is Arithmetic.GRID:
+            noise = GridNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))
+            np.add(noise, flat.astype(np.int16), out=noise)
+            np.divide(noise, np.float32(LEVELS), out=rows, dtype=np.float32, casting="unsafe")
+        else:
+            normals = RealNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))
+            rows[...] = round_sum(flat.astype(np.float64), normals)

@@ -1,0 +1,80 @@
+"""Outcomes as JSON documents, and back: what `certserve certify --json` writes and `certserve verify` reads."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided
+
+__all__ = ["AnyOutcome", "from_document", "to_document"]
+
+AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided
+
+_KINDS: dict[str, type[AnyOutcome]] = {
+    "certificate": Certificate,
+    "prediction": Prediction,
+    "abstention": Abstention,
+    "undecided": Undecided,
+}
+
+
+def to_document(outcome: AnyOutcome) -> dict[str, Any]:
+    """The outcome as JSON types: `kind`, `statement`, and every field; floats keep all their digits."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(outcome, cls))
+    return {"kind": kind, "statement": outcome.statement, **_plain(outcome)}
+
+
+def from_document(document: object) -> AnyOutcome:
+    """The outcome that `to_document` wrote. The statement is not read: it follows from the fields.
+
+    Raises:
+        ValueError: the document is not one; what is missing, unknown or of the wrong type.
+    """
+    if not isinstance(document, dict) or document.get("kind") not in _KINDS:
+        raise ValueError(f"expected a JSON object whose `kind` is one of {', '.join(_KINDS)}")
+    rest = {name: value for name, value in document.items() if name not in ("kind", "statement")}
+    outcome = _read(_KINDS[document["kind"]], rest, document["kind"])
+    assert isinstance(outcome, Certificate | Prediction | Abstention | Undecided)
+    return outcome
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as an instance of the annotation `kind`."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, not {value!r}")
+        return tuple(_read(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is types.UnionType:
+        return None if value is None else _read(typing.get_args(kind)[0], value, where)
+    if is_dataclass(kind):
+        return _read_fields(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, not {value!r}")
+    return value
+
+
+def _read_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, not {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value))
+    if unknown or missing:
+        raise ValueError(f"{where}: unknown fields {unknown}, missing fields {missing}")
+    return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})

@@ -1,0 +1,354 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+
+class ImageFit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_FIT_UNSPECIFIED: _ClassVar[ImageFit]
+    IMAGE_FIT_EXACT: _ClassVar[ImageFit]
+    IMAGE_FIT_RESIZE_CROP: _ClassVar[ImageFit]
+
+class Arithmetic(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ARITHMETIC_UNSPECIFIED: _ClassVar[Arithmetic]
+    ARITHMETIC_GRID: _ClassVar[Arithmetic]
+    ARITHMETIC_FLOAT: _ClassVar[Arithmetic]
+
+class Bound(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BOUND_UNSPECIFIED: _ClassVar[Bound]
+    BOUND_BINARY: _ClassVar[Bound]
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_UINT8: DataType
+DATA_TYPE_FLOAT32: DataType
+IMAGE_FIT_UNSPECIFIED: ImageFit
+IMAGE_FIT_EXACT: ImageFit
+IMAGE_FIT_RESIZE_CROP: ImageFit
+ARITHMETIC_UNSPECIFIED: Arithmetic
+ARITHMETIC_GRID: Arithmetic
+ARITHMETIC_FLOAT: Arithmetic
+BOUND_UNSPECIFIED: Bound
+BOUND_BINARY: Bound
+
+class Image(_message.Message):
+    __slots__ = ("encoded", "tensor", "fit")
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    encoded: bytes
+    tensor: Tensor
+    fit: ImageFit
+    def __init__(self, encoded: _Optional[bytes] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., fit: _Optional[_Union[ImageFit, str]] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("data", "shape", "dtype")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: DataType
+    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "image", "sigma", "n", "alpha", "arithmetic", "nonce")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    image: Image
+    sigma: float
+    n: int
+    alpha: float
+    arithmetic: Arithmetic
+    nonce: bytes
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class CertifyRequest(_message.Message):
+    __slots__ = ("model", "image", "sigma", "n0", "n", "alpha", "bound", "plan", "arithmetic", "nonce")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    N0_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    image: Image
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    bound: Bound
+    plan: Plan
+    arithmetic: Arithmetic
+    nonce: bytes
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., bound: _Optional[_Union[Bound, str]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("fixed",)
+    FIXED_FIELD_NUMBER: _ClassVar[int]
+    fixed: FixedPlan
+    def __init__(self, fixed: _Optional[_Union[FixedPlan, _Mapping]] = ...) -> None: ...
+
+class FixedPlan(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("prediction", "abstention", "undecided", "seconds")
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    ABSTENTION_FIELD_NUMBER: _ClassVar[int]
+    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    prediction: Prediction
+    abstention: Abstention
+    undecided: Undecided
+    seconds: float
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class CertifyResponse(_message.Message):
+    __slots__ = ("certificate", "abstention", "undecided", "seconds")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ABSTENTION_FIELD_NUMBER: _ClassVar[int]
+    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    certificate: Certificate
+    abstention: Abstention
+    undecided: Undecided
+    seconds: float
+    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("label", "label_name", "radius", "norm", "p_lower", "selection", "estimation", "setting", "origin", "statement")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    RADIUS_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    P_LOWER_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATION_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    label: int
+    label_name: str
+    radius: float
+    norm: str
+    p_lower: float
+    selection: Votes
+    estimation: _containers.RepeatedCompositeFieldContainer[Votes]
+    setting: Setting
+    origin: Origin
+    statement: str
+    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., radius: _Optional[float] = ..., norm: _Optional[str] = ..., p_lower: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class Prediction(_message.Message):
+    __slots__ = ("label", "label_name", "p_value", "votes", "setting", "origin", "statement")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    label: int
+    label_name: str
+    p_value: float
+    votes: Votes
+    setting: Setting
+    origin: Origin
+    statement: str
+    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., p_value: _Optional[float] = ..., votes: _Optional[_Union[Votes, _Mapping]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class Abstention(_message.Message):
+    __slots__ = ("candidate", "candidate_name", "p_lower", "p_value", "selection", "estimation", "setting", "origin", "statement")
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_NAME_FIELD_NUMBER: _ClassVar[int]
+    P_LOWER_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATION_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    candidate: int
+    candidate_name: str
+    p_lower: float
+    p_value: float
+    selection: Votes
+    estimation: _containers.RepeatedCompositeFieldContainer[Votes]
+    setting: Setting
+    origin: Origin
+    statement: str
+    def __init__(self, candidate: _Optional[int] = ..., candidate_name: _Optional[str] = ..., p_lower: _Optional[float] = ..., p_value: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class Undecided(_message.Message):
+    __slots__ = ("reason", "setting", "origin", "statement")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    setting: Setting
+    origin: Origin
+    statement: str
+    def __init__(self, reason: _Optional[str] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class Votes(_message.Message):
+    __slots__ = ("counts", "non_finite")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    non_finite: int
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., non_finite: _Optional[int] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("sigma", "n0", "n", "alpha", "plan", "looks", "bound", "arithmetic", "stream", "arithmetic_error")
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    N0_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    LOOKS_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_ERROR_FIELD_NUMBER: _ClassVar[int]
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    plan: str
+    looks: _containers.RepeatedScalarFieldContainer[int]
+    bound: Bound
+    arithmetic: Arithmetic
+    stream: str
+    arithmetic_error: float
+    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., plan: _Optional[str] = ..., looks: _Optional[_Iterable[int]] = ..., bound: _Optional[_Union[Bound, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., stream: _Optional[str] = ..., arithmetic_error: _Optional[float] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("model", "version", "execution", "fingerprint", "commitment", "space")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    execution: str
+    fingerprint: str
+    commitment: str
+    space: Space
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., execution: _Optional[str] = ..., fingerprint: _Optional[str] = ..., commitment: _Optional[str] = ..., space: _Optional[_Union[Space, _Mapping]] = ...) -> None: ...
+
+class Space(_message.Message):
+    __slots__ = ("description", "shape", "units", "digest")
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    description: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    units: str
+    digest: str
+    def __init__(self, description: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., units: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    COLOUR_FIELD_NUMBER: _ClassVar[int]
+    RESIZE_FIELD_NUMBER: _ClassVar[int]
+    SIGMAS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_N_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    description: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    colour: str
+    resize: int
+    sigmas: _containers.RepeatedScalarFieldContainer[float]
+    defaults: Defaults
+    largest_n: int
+    execution: Execution
+    commitment: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ...) -> None: ...
+
+class Defaults(_message.Message):
+    __slots__ = ("sigma", "n0", "n", "alpha", "predict_n")
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    N0_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_N_FIELD_NUMBER: _ClassVar[int]
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    predict_n: int
+    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., predict_n: _Optional[int] = ...) -> None: ...
+
+class Execution(_message.Message):
+    __slots__ = ("name", "runtime", "precision", "device", "fingerprint", "batch_shapes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SHAPES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    runtime: str
+    precision: str
+    device: str
+    fingerprint: str
+    batch_shapes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., precision: _Optional[str] = ..., device: _Optional[str] = ..., fingerprint: _Optional[str] = ..., batch_shapes: _Optional[_Iterable[int]] = ...) -> None: ...
