@@ -14,7 +14,7 @@
     ├── BackendFailed       a runtime failed while it ran the model
     └── VerificationFailed  a certificate does not follow from its own numbers
 
-No status code of any transport is named here: `certserve.serving.errors` holds that table.
+No status code of any transport is named here: `certserve.wire.errors` holds that table.
 """
 
 from __future__ import annotations

@@ -69,11 +69,12 @@ def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LAD
     dimension = math.prod(backend.shape)
     shapes = [rows for rows in ladder if rows == 1 or rows * dimension * 4 <= _LARGEST_BATCH_BYTES]
     probes = probe_pixels(backend.shape, _PROBES, sigma)
-    references = {rows: _alone(backend, probes, rows) for rows in shapes}
+    references = {rows: _reference(backend, probes, rows) for rows in shapes}
     steady = [rows for rows in shapes if _independent(backend, probes, references[rows], rows)]
-    largest = max(steady, default=1)
-    kept = tuple(rows for rows in steady if np.array_equal(references[rows], references[largest])) or (1,)
-    return RowCheck(kept, references[largest])
+    if not steady:
+        raise ModelRefused("the model's logits are not repeatable to the last bit, whatever the number of rows")
+    reference = references[max(steady)]
+    return RowCheck(tuple(rows for rows in steady if np.array_equal(references[rows], reference)), reference)
 
 
 def fingerprint(file_digest: str, identity: Mapping[str, str], rows: RowCheck) -> str:
@@ -90,17 +91,16 @@ def fingerprint(file_digest: str, identity: Mapping[str, str], rows: RowCheck) -
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _alone(backend: _Classifier, probes: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
-    """The probes' logits, each in the first row of a batch whose other rows are zero."""
+def _reference(backend: _Classifier, probes: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
+    """The probes' logits, in order, in batches of `rows` that hold nothing else (the last one starts over)."""
     results = []
-    for probe in probes:
-        batch = np.zeros((rows, *probe.shape), dtype=np.float32)
-        batch[0] = probe
+    for start in range(0, len(probes), rows):
+        batch = probes[(start + np.arange(rows)) % len(probes)]
         logits = np.asarray(backend.logits(batch))
         if logits.ndim != 2 or len(logits) != rows:
             raise ModelRefused(f"expected logits of shape ({rows}, classes), the model gave {logits.shape}")
-        results.append(logits[0])
-    found = np.stack(results)
+        results.append(logits)
+    found = np.concatenate(results)[: len(probes)]
     if not np.isfinite(found).all():
         raise ModelRefused("the model's logits for ordinary noisy images are not finite")
     return found
@@ -117,10 +117,11 @@ def _independent(
     scale = _COUPLED * max(1.0, float(np.abs(reference).max()))
     steady = True
     for shift, mates in enumerate(_mates(probes)):
-        order = (np.arange(rows) * 5 + shift) % len(probes)  # every probe in many places, 5 being prime to 16
-        batch = np.where((np.arange(rows) % 2 == shift % 2)[:, None, None, None], probes[order], mates)
-        logits = backend.logits(batch.astype(np.float32))
+        # Every second row is checked; of 8 rows or more each probe is, as 5 is prime to 16.
+        order = (np.arange(rows) // 2 * 5 + shift) % len(probes)
         checked = np.arange(rows) % 2 == shift % 2
+        batch = np.where(checked[:, None, None, None], probes[order], mates)
+        logits = backend.logits(batch.astype(np.float32))
         worst = np.abs(logits[checked] - reference[order][checked]).max(initial=0.0)
         if not worst <= scale:
             raise ModelRefused(

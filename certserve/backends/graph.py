@@ -34,7 +34,7 @@ def refuse_coupled_rows(path: Path) -> None:
     except Exception as error:  # protobuf's and onnx's exceptions share no base but Exception
         raise BundleError(f"{path}: not a readable ONNX model: {error}") from error
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in _nodes(model.graph):
+    for node in (node for body in (model.graph, *model.functions) for node in _nodes(body)):
         reason = _objection(node, constants)
         if reason:
             raise ModelRefused(f"{path}: node {node.name or node.op_type!r} ({node.op_type}) {reason}")

@@ -65,7 +65,10 @@ class OnnxBackend:
         return np.asarray(logits, dtype=np.float32)
 
     def _count_classes(self) -> int:
-        logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
+        try:
+            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
+        except BackendFailed as error:
+            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
         if logits.ndim != 2 or len(logits) != 2:
             raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
         return int(logits.shape[1])

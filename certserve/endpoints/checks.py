@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from certserve.endpoints.models import ServedModel
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.bounds import SMALLEST_ALPHA
 from certserve.smoothing.plans import Fixed
 
 __all__ = ["Checks"]
@@ -21,10 +22,10 @@ _LARGEST_NONCE = 64
 class Checks:
     """Collects what is wrong with a request, so that the caller learns of everything at once."""
 
-    def __init__(self, model: ServedModel, limits: Limits) -> None:
+    def __init__(self, model: ServedModel, limits: Limits, malformed: Sequence[Violation]) -> None:
         self._model = model
         self._limits = limits
-        self._violations: list[Violation] = []
+        self._violations = list(malformed)
 
     def sigma(self, value: float | None) -> float:
         offered = self._model.bundle.sigmas
@@ -47,15 +48,16 @@ class Checks:
     def alpha(self, value: float | None) -> float:
         if value is None:
             return self._model.bundle.defaults.alpha
-        if not 0.0 < value < 1.0:
-            self._add("alpha", f"must lie strictly between 0 and 1, not {value!r}")
+        if not SMALLEST_ALPHA <= value < 1.0:
+            self._add("alpha", f"must lie in [{SMALLEST_ALPHA:g}, 1), not {value!r}")
             return self._model.bundle.defaults.alpha
         return value
 
     def image(self, image: ImageInput | None, fit: images.ImageFit, arithmetic: Arithmetic | None) -> Arithmetic:
         """The arithmetic that the request gets."""
         if image is None:
-            self._add("image", "is missing; send an encoded image or a tensor")
+            if not any(violation.field.startswith("image") for violation in self._violations):
+                self._add("image", "is missing; send an encoded image or a tensor")
             return Arithmetic.GRID
         problems = images.check(image, self._model.geometry, fit, self._limits)
         for problem in problems:

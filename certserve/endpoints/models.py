@@ -10,7 +10,7 @@ from pathlib import Path
 from certserve import backends, bundle
 from certserve.backends import LoadedExecution
 from certserve.bundle import Bundle
-from certserve.endpoints.requests import Defaults, ExecutionInfo, ModelInfo
+from certserve.endpoints.requests import ExecutionInfo, ModelInfo
 from certserve.errors import BundleError, ModelNotFound
 from certserve.images import Geometry
 from certserve.noise.grid import rounded_gaussian
@@ -72,13 +72,7 @@ class ServedModel:
             colour=found.colour,
             resize=found.resize or 0,
             sigmas=found.sigmas,
-            defaults=Defaults(
-                found.defaults.sigma,
-                found.defaults.n0,
-                found.defaults.n,
-                found.defaults.alpha,
-                found.defaults.predict_n,
-            ),
+            defaults=found.defaults,
             largest_n=self.largest_n,
             execution=ExecutionInfo(
                 name=self.execution.name,

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from certserve.bundle import Defaults
+from certserve.errors import Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
 from certserve.smoothing.outcomes import Bound
@@ -16,7 +18,6 @@ from certserve.smoothing.outcomes import Bound
 __all__ = [
     "AnyImage",
     "CertifyRequest",
-    "Defaults",
     "ExecutionInfo",
     "ModelInfo",
     "PredictRequest",
@@ -53,6 +54,7 @@ class PredictRequest:
         model: its name; empty for the default model.
         sigma: noise level in input units, one of the model's. n: draws. alpha: probability of a wrong label.
         arithmetic: None: grid where the input allows it. nonce: at most 64 bytes; another one, another question.
+        malformed: what the transport found wrong, to be named with everything else.
     """
 
     image: ImageInput | None
@@ -63,6 +65,7 @@ class PredictRequest:
     alpha: float | None = None
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
+    malformed: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +89,7 @@ class CertifyRequest:
     bound: Bound = Bound.BINARY
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What fills the fields that a request leaves out."""
-
-    sigma: float
-    n0: int
-    n: int
-    alpha: float
-    predict_n: int
+    malformed: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

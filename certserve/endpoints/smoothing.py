@@ -23,6 +23,7 @@ from certserve.endpoints.requests import CertifyRequest, ModelInfo, PredictReque
 from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import ImageError, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
+from certserve.noise.grid import LEVELS
 from certserve.noise.keystream import STREAM
 from certserve.sampling.engine import Job
 from certserve.sampling.source import DrawSource
@@ -79,7 +80,7 @@ class SmoothingEndpoints:
             InvalidRequest, ModelNotFound, Overloaded, DeadlineExceeded, BackendFailed: see `certserve.errors`.
         """
         model = self._models.get(request.model)
-        checks = Checks(model, self._limits)
+        checks = Checks(model, self._limits, request.malformed)
         sigma = checks.sigma(request.sigma)
         n = checks.draws("n", request.n, model.bundle.defaults.predict_n)
         alpha = checks.alpha(request.alpha)
@@ -88,15 +89,14 @@ class SmoothingEndpoints:
         image = checks.conclude(request.image, request.nonce)
         plan = FixedPredict(n, alpha)
         question = _Question("predict", model, image, request.fit, sigma, plan, arithmetic, request.nonce)
-        outcome = await self._answer(question, plan.decide, timeout, on_progress)
-        return outcome
+        return await self._answer(question, plan.decide, timeout, on_progress)
 
     async def certify(
         self, request: CertifyRequest, *, timeout: float | None = None, on_progress: Progress | None = None
     ) -> Certificate | Abstention:
         """A certificate, or an Abstention; see `Certificate` for the guarantee. Arguments and errors as `predict`."""
         model = self._models.get(request.model)
-        checks = Checks(model, self._limits)
+        checks = Checks(model, self._limits, request.malformed)
         sigma = checks.sigma(request.sigma)
         n0 = checks.draws("n0", request.n0, model.bundle.defaults.n0)
         n = checks.draws("n", request.n, model.bundle.defaults.n)
@@ -150,14 +150,19 @@ class SmoothingEndpoints:
         """The pixels that noise is added to: uint8 in grid arithmetic, float32 in float arithmetic."""
         loop = asyncio.get_running_loop()
         try:
-            pixels = await loop.run_in_executor(
-                self._decoder, images.decode, question.image, question.model.geometry, question.fit, self._limits
-            )
+            return await loop.run_in_executor(self._decoder, _pixels_of, question, self._limits)
         except ImageError as error:
             raise InvalidRequest([Violation("image", str(error))]) from error
-        if question.arithmetic is Arithmetic.GRID:
-            return pixels if pixels.dtype == np.uint8 else images.on_grid(pixels)
-        return pixels if pixels.dtype == np.float32 else (pixels / np.float32(255)).astype(np.float32)
+
+
+def _pixels_of(question: _Question, limits: Limits) -> Pixels:
+    pixels = images.decode(question.image, question.model.geometry, question.fit, limits)
+    if question.arithmetic is Arithmetic.FLOAT:
+        return pixels if pixels.dtype == np.float32 else (pixels / np.float32(LEVELS)).astype(np.float32)
+    on_grid = pixels if pixels.dtype == np.uint8 else images.on_grid(pixels.astype(np.float32))
+    if on_grid is None:
+        raise ImageError("grid arithmetic needs multiples of 1/255")
+    return on_grid
 
 
 def _case_of(question: _Question, pixels: Pixels) -> Case:

@@ -12,14 +12,14 @@ stream, addressed by (draw, pixel).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
-import mpmath
 import numpy as np
 import numpy.typing as npt
+from mpmath import MPContext
 
 from certserve.noise.keystream import Key, stream_bytes
 
@@ -33,6 +33,7 @@ LARGEST_SIGMA = 10.0
 
 _SENTINEL = np.int16(-32768)
 _PHI_BITS = 160
+_STEP = 1 << (_PHI_BITS - 64)  # one unit of the 64-bit uniform, in units of 2^-160
 
 
 @dataclass(frozen=True)
@@ -69,35 +70,37 @@ def rounded_gaussian(sigma: float) -> RoundedGaussian:
     if not 0.0 < sigma <= LARGEST_SIGMA:
         raise ValueError(f"sigma must lie in (0, {LARGEST_SIGMA:g}] in grid arithmetic, not {sigma!r}")
     tails = _tail_masses(sigma)
-    lower = [int(mpmath.floor(tail)) for tail in tails[:-1]]
-    upper = [(1 << 64) - int(mpmath.ceil(tail)) for tail in tails[:-1]]
+    lower = [tail // _STEP for tail in tails[:-1]]
+    upper = [(1 << 64) + -tail // _STEP for tail in tails[:-1]]
     thresholds = np.array(lower[::-1] + upper, dtype=np.uint64)
     lowest = -len(lower)
     return RoundedGaussian(sigma, lowest, thresholds, _table(thresholds, lowest), _total_variation(tails))
 
 
-def _tail_masses(sigma: float) -> list[Any]:
-    """2^64 Phi(-(j + 1/2) / (255 sigma)) for j = 0, 1, ..., to 160 bits; only the last one is below 1."""
-    masses: list[Any] = []
-    with mpmath.workprec(_PHI_BITS):
-        scale = LEVELS * mpmath.mpf(sigma)
-        while not masses or masses[-1] >= 1:
-            masses.append(mpmath.ldexp(mpmath.ncdf(-(len(masses) + mpmath.mpf(1) / 2) / scale), 64))
+def _tail_masses(sigma: float) -> list[int]:
+    """2^160 Phi(-(j + 1/2) / (255 sigma)) for j = 0, 1, ..., rounded down; only the last is below one step of U."""
+    context = MPContext()  # of our own: all threads share the precision of mpmath's global one
+    context.prec = _PHI_BITS + 32
+    scale = LEVELS * context.mpf(sigma)
+    masses: list[int] = []
+    while not masses or masses[-1] >= _STEP:
+        phi = context.ncdf(-(len(masses) + context.mpf(1) / 2) / scale)
+        masses.append(int(context.ldexp(phi, _PHI_BITS)))
     return masses
 
 
-def _total_variation(tails: list[Any]) -> float:
+def _total_variation(tails: list[int]) -> float:
     """Total variation between the drawn and the exact law, rounded up.
 
     The error of the distribution function at each threshold is what rounding took off it; the first and last
     entry are the tails that are never drawn. A value's probability errs by the difference of two neighbours.
     """
-    with mpmath.workprec(_PHI_BITS):
-        below = [mpmath.floor(tail) - tail for tail in tails[:-1]]
-        above = [tail - mpmath.ceil(tail) for tail in tails[:-1]]
-        errors = [mpmath.mpf(0), -tails[-1], *below[::-1], *above, tails[-1], mpmath.mpf(0)]
-        excess = sum(max(mpmath.mpf(0), b - a) for a, b in pairwise(errors))
-        return float(mpmath.ldexp(excess, -64)) * (1.0 + 1e-9)
+    below = [tail // _STEP * _STEP - tail for tail in tails[:-1]]
+    above = [tail + -tail // _STEP * _STEP for tail in tails[:-1]]
+    errors = [0, -tails[-1], *below[::-1], *above, tails[-1], 0]
+    excess = sum(max(0, b - a) for a, b in pairwise(errors))
+    cut_off = 2 * len(errors)  # each tail may be one unit of 2^-160 larger
+    return math.ldexp(excess + cut_off, -_PHI_BITS) * (1.0 + 1e-9)
 
 
 def _table(thresholds: npt.NDArray[np.uint64], lowest: int) -> npt.NDArray[np.int16]:

@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +177,8 @@ class Engine:
             return
         news = asyncio.create_task(self._news.wait())
         try:
-            await asyncio.wait([*self._in_flight, news], return_when=asyncio.FIRST_COMPLETED)
+            anything: list[asyncio.Future[Any]] = [*self._in_flight, news]
+            await asyncio.wait(anything, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
 

@@ -1,7 +1,7 @@
 """Confidence bounds on a binomial proportion, rounded so that they never claim too much.
 
 `scipy.special.betaincinv` lies above the exact Clopper-Pearson bound about half of the time, by up to 110 units
-in the last place, and `betainc` itself errs by up to 1.3e-12 (relative). Each bound here is therefore aimed a
+in the last place, and `betainc` itself errs by up to 1e-11 (relative). Each bound here is therefore aimed a
 little below its level, stepped until the computed tail is below the level by more than `betainc` can err, and
 moved two units further. The tests compare with exact rationals (n <= 300) and interval enclosures (n <= 10^6).
 """
@@ -14,6 +14,7 @@ from scipy.special import betainc, betaincinv
 
 __all__ = [
     "LARGEST_N",
+    "SMALLEST_ALPHA",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "smallest_certifying_n",
@@ -22,6 +23,9 @@ __all__ = [
 
 LARGEST_N = 10_000_000
 """The largest number of draws for which the rounding recipe is vouched for."""
+
+SMALLEST_ALPHA = 1e-100
+"""The smallest level for which it is: from about 1e-280 down `betainc` can be wrong by any factor."""
 
 
 def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
@@ -32,7 +36,7 @@ def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
     Args:
         k: successes, 0 <= k <= n.
         n: trials, 1 <= n <= 10^7.
-        alpha: failure probability, in (0, 1).
+        alpha: failure probability, in [1e-100, 1).
 
     Raises:
         ValueError: an argument outside its range.
@@ -69,7 +73,7 @@ def smallest_certifying_n(alpha: float, deduction: float = 0.0) -> int:
     With fewer draws every answer is an abstention (alpha^(1/n) <= 1/2).
 
     Args:
-        alpha: failure probability, in (0, 1).
+        alpha: failure probability, in [1e-100, 1).
         deduction: what the arithmetic takes off the bound (d * eps), in [0, 1/2).
 
     Raises:
@@ -78,7 +82,7 @@ def smallest_certifying_n(alpha: float, deduction: float = 0.0) -> int:
     _check(1, 1, alpha)
     if not 0.0 <= deduction < 0.5:
         raise ValueError(f"deduction must lie in [0, 1/2), not {deduction!r}")
-    n = max(1, math.floor(math.log(alpha) / math.log(0.5 + deduction)) - 1)
+    n = max(1, math.floor(math.log(alpha) / math.log1p(deduction - 0.5)) - 1)
     while n <= LARGEST_N:
         if clopper_pearson_lower(n, n, alpha) - deduction > 0.5:
             return n
@@ -90,7 +94,7 @@ def smallest_predicting_n(alpha: float) -> int:
     """The smallest n at which n agreeing votes are significant: 2 (1/2)^n <= alpha (PREDICT's two-sided test).
 
     Raises:
-        ValueError: alpha outside (0, 1).
+        ValueError: alpha outside [1e-100, 1).
     """
     _check(1, 1, alpha)
     n = max(1, math.floor(1.0 - math.log2(alpha)) - 1)
@@ -104,8 +108,8 @@ def _check(k: int, n: int, alpha: float) -> None:
         raise ValueError(f"n must lie in 1..{LARGEST_N}, not {n!r}")
     if not 0 <= k <= n:
         raise ValueError(f"k must lie in 0..n = {n}, not {k!r}")
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha!r}")
+    if not SMALLEST_ALPHA <= alpha < 1.0:
+        raise ValueError(f"alpha must lie in [{SMALLEST_ALPHA:g}, 1), not {alpha!r}")
 
 
 def _down(value: float, ulps: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scipy.special import betainc
 
-from certserve.smoothing.bounds import clopper_pearson_lower
+from certserve.smoothing.bounds import SMALLEST_ALPHA, clopper_pearson_lower
 from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.outcomes import Abstention, Case, Certificate, Prediction, Votes
 
@@ -85,14 +85,16 @@ def certified_probability(k: int, n: int, alpha: float, arithmetic_error: float)
 def p_value(votes: Votes, label: int) -> float:
     """The two-sided exact binomial p-value of `label` against the runner-up, rounded up; 1 where it does not lead.
 
-    With n1 and n2 votes: 2 P(Binomial(n1 + n2, 1/2) >= n1), and `betainc` errs by at most 1.3e-12.
+    With n1 and n2 votes: 2 P(Binomial(n1 + n2, 1/2) >= n1), and `betainc` errs by at most 1e-11; below 1e-100,
+    where it would come to underflow, 1e-100 stands.
     """
     first = votes.counts[label]
     others = [count for c, count in enumerate(votes.counts) if c != label]
     second = max([votes.non_finite, *others])
     if first <= second:
         return 1.0
-    return min(1.0, 2.0 * float(betainc(first, second + 1, 0.5)) * (1.0 + 1e-10))
+    value = 2.0 * float(betainc(first, second + 1, 0.5)) * (1.0 + 1e-10)
+    return min(1.0, max(SMALLEST_ALPHA, value))
 
 
 def _check_total(votes: Votes, draws: int, name: str) -> None:

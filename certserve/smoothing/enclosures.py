@@ -6,6 +6,7 @@ value lies in the interval; no scipy, no `beta.ppf`, nothing shared with `certse
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import mpmath
@@ -77,7 +78,7 @@ def _sum_upwards(k: int, n: int, p: Any) -> Any:
 def _log_factorial(m: int) -> Any:
     """ln m!: exactly for small m, else Stirling's series, whose error is less than its first omitted term."""
     if m < 64:
-        return _iv.log(_iv.mpf(int(mpmath.factorial(m))))
+        return _iv.log(_iv.mpf(math.factorial(m)))
     x = _iv.mpf(m)
     total = x * _iv.log(x) - x + _iv.log(2 * _iv.pi * x) / 2
     power = x

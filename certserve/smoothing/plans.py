@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from certserve.smoothing import decision
-from certserve.smoothing.bounds import LARGEST_N
+from certserve.smoothing.bounds import LARGEST_N, SMALLEST_ALPHA
 from certserve.smoothing.outcomes import Abstention, Bound, Case, Certificate, Evidence, Prediction, Undecided
 
 __all__ = ["Fixed", "FixedPredict", "Plan"]
@@ -53,7 +53,7 @@ class Fixed:
 
     Args:
         n0: selection draws, 1..10^7. n: estimation draws, 1..10^7.
-        alpha: failure probability, in (0, 1).
+        alpha: failure probability, in [1e-100, 1).
 
     Raises:
         ValueError: an argument outside its range.
@@ -84,7 +84,7 @@ class FixedPredict:
 
     Args:
         n: draws, 1..10^7.
-        alpha: failure probability, in (0, 1).
+        alpha: failure probability, in [1e-100, 1).
 
     Raises:
         ValueError: an argument outside its range.
@@ -114,5 +114,5 @@ def _check_draws(name: str, draws: int) -> None:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha!r}")
+    if not SMALLEST_ALPHA <= alpha < 1.0:
+        raise ValueError(f"alpha must lie in [{SMALLEST_ALPHA:g}, 1), not {alpha!r}")

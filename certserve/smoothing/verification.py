@@ -9,24 +9,29 @@ from __future__ import annotations
 import math
 
 from certserve.errors import VerificationFailed
+from certserve.smoothing.bounds import LARGEST_N
 from certserve.smoothing.enclosures import binomial_tail, normal_cdf
 from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided, Votes
 
 __all__ = ["verify"]
 
 _CLOSE = 1e-9
+_PLANS = {Certificate: ("fixed",), Prediction: ("fixed-predict",), Abstention: ("fixed", "fixed-predict")}
 
 
 def verify(outcome: Certificate | Prediction | Abstention | Undecided) -> tuple[str, ...]:
     """What was checked, a sentence each. The draws themselves are not repeated.
 
     Raises:
-        VerificationFailed: the outcome claims something that its numbers do not carry; all such claims.
+        VerificationFailed: the outcome claims something that its numbers do not carry; all such claims (where the
+            setting or the totals are wrong already, those only: nothing can be computed from them).
     """
     if isinstance(outcome, Undecided):
         return ("Nothing is claimed.",)
     ledger = _Ledger()
     _check_setting(outcome, ledger)
+    if ledger.discrepancies:
+        raise VerificationFailed(ledger.discrepancies)
     if isinstance(outcome, Certificate):
         _check_certificate(outcome, ledger)
     elif isinstance(outcome, Prediction):
@@ -52,10 +57,16 @@ class _Ledger:
 
 def _check_setting(outcome: Certificate | Prediction | Abstention, ledger: _Ledger) -> None:
     setting = outcome.setting
-    in_range = setting.sigma > 0.0 and 0.0 < setting.alpha < 1.0 and 0.0 <= setting.arithmetic_error < 0.5
+    in_range = 0.0 < setting.sigma < math.inf and 0.0 < setting.alpha < 1.0 and 0.0 <= setting.arithmetic_error < 0.5
     ledger.claim(in_range, "sigma, alpha and d * eps are in range.", "sigma, alpha or d * eps is out of range")
+    least = 1 if isinstance(outcome, Certificate) else 0
+    ledger.claim(
+        1 <= setting.n <= LARGEST_N and least <= setting.n0 <= LARGEST_N,
+        "The numbers of draws are in range.",
+        f"n0 = {setting.n0} or n = {setting.n} is out of range",
+    )
     looks = (outcome.votes,) if isinstance(outcome, Prediction) else outcome.estimation
-    fits = setting.plan in ("fixed", "fixed-predict") and setting.looks == (setting.n,)
+    fits = setting.plan in _PLANS[type(outcome)] and setting.looks == (setting.n,)
     ledger.claim(
         fits,
         f"The plan {setting.plan!r} looks once, after {setting.n} draws.",
@@ -67,7 +78,8 @@ def _check_setting(outcome: Certificate | Prediction | Abstention, ledger: _Ledg
         f"The estimation votes sum to {setting.n}.",
         f"the estimation votes sum to {totals}, but {setting.looks} draws were planned",
     )
-    if not isinstance(outcome, Prediction) and setting.n0:
+    if not isinstance(outcome, Prediction):
+        looks = (outcome.selection, *looks)
         ledger.claim(
             outcome.selection.total == setting.n0,
             f"The selection votes sum to {setting.n0}.",
@@ -139,14 +151,14 @@ def _check_prediction(prediction: Prediction, ledger: _Ledger) -> None:
     second = max([prediction.votes.non_finite, *(c for i, c in enumerate(counts) if i != label)])
     if not ledger.claim(first > second, "The label leads the votes.", "the label does not lead the votes"):
         return
-    exact = binomial_tail(first, first + second, 0.5).high * 2
+    half = binomial_tail(first, first + second, 0.5).high  # not doubled: mpmath would round it to 53 bits
     ledger.claim(
-        exact <= prediction.setting.alpha,
+        half <= prediction.setting.alpha / 2,
         "Its lead is significant at alpha, by enclosure.",
         f"its lead over the runner-up is not significant at alpha = {prediction.setting.alpha!r}",
     )
     ledger.claim(
-        min(exact, 1) <= prediction.p_value * (1 + _CLOSE),
+        min(half, 0.5) <= prediction.p_value / 2 * (1 + _CLOSE),
         "The p-value is not understated.",
         f"the p-value {prediction.p_value!r} is below the exact one",
     )

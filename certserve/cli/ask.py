@@ -1,0 +1,135 @@
+"""`certserve predict` and `certserve certify`: of a bundle in this process, or of a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from certserve.cli.output import Answer, fails_in_one_sentence, json_option, print_answers, progress_bar
+from certserve.images import ImageFit
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import Secret
+
+__all__ = ["certify", "connection_options", "predict"]
+
+_IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+
+_ASKING = (
+    click.option("--model", help="A bundle's directory or a packaged model's name; with --server, a served model's."),
+    click.option("--sigma", type=float, help="Noise level in units of pixels in [0, 1]; one of the model's."),
+    click.option("--n", type=int, help="Draws that the answer rests on."),
+    click.option("--alpha", type=float, help="Probability of a wrong answer, in (0, 1)."),
+    click.option(
+        "--fit",
+        type=click.Choice([fit.value for fit in ImageFit]),
+        default=ImageFit.EXACT.value,
+        show_default=True,
+        help="What to do with an image of another size than the model's.",
+    ),
+    click.option(
+        "--arithmetic",
+        type=click.Choice([arithmetic.value for arithmetic in Arithmetic]),
+        help="In which arithmetic noise is added; default: grid.",
+    ),
+    click.option(
+        "--secret-file", type=click.Path(exists=True, dir_okay=False), help="64 hex digits that key the noise."
+    ),
+)
+_CONNECTING = (
+    click.option("--server", metavar="HOST:PORT", help="Ask this server instead of a bundle here."),
+    click.option("--token-file", type=click.Path(exists=True, dir_okay=False), help="The server's bearer token."),
+    click.option("--root-certificates", type=click.Path(exists=True, dir_okay=False), help="PEM file; use TLS."),
+)
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+connection_options = _options(*_CONNECTING)
+
+
+@click.command()
+@_IMAGES
+@_options(*_ASKING)
+@connection_options
+@json_option
+@fails_in_one_sentence
+def predict(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """The smoothed classifier's label for IMAGES.
+
+    \b
+    Example: certserve predict photo.png --model my-bundle --fit resize-crop
+    """
+    print_answers(_ask("predict", images, options), as_json)
+
+
+@click.command()
+@_IMAGES
+@_options(*_ASKING)
+@click.option("--n0", type=int, help="Draws that select the label.")
+@connection_options
+@json_option
+@fails_in_one_sentence
+def certify(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """The label of IMAGES, and the L2 radius within which nobody can change it.
+
+    \b
+    Example: certserve certify photo.png --n 10000 --json > certificate.json
+             certserve verify certificate.json
+    """
+    print_answers(_ask("certify", images, options), as_json)
+
+
+def _ask(method: str, images: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
+    question: dict[str, Any] = {name: options[name] for name in ("sigma", "n", "alpha", "n0") if name in options}
+    question["fit"] = ImageFit(options["fit"])
+    question["arithmetic"] = Arithmetic(options["arithmetic"]) if options["arithmetic"] else None
+    answers: list[Answer] = []
+    title = f"{method} {len(images)} image{'s' * (len(images) > 1)}"
+    with progress_bar(title, len(images)) as report, _model(options, answers, len(images), report) as ask:
+        for image in images:
+            start = time.perf_counter()
+            outcome = ask(method, image, question)
+            answers.append((image, outcome, time.perf_counter() - start))
+            report(len(answers), len(images))
+    return answers
+
+
+@contextmanager
+def _model(
+    options: dict[str, Any], answers: list[Answer], total: int, report: Callable[[float, float | None], None]
+) -> Iterator[Callable[[str, str, dict[str, Any]], Any]]:
+    """A function that asks `method` about an image: in this process, or of the server."""
+    if options["server"]:
+        if options["secret_file"]:
+            raise click.UsageError("--secret-file is for a bundle here; a server has its own secret.")
+        from certserve.client import Client
+
+        token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
+        with Client(options["server"], root_certificates=options["root_certificates"], token=token) as client:
+            yield lambda method, image, question: getattr(client, method)(
+                image, model=options["model"] or "", **question
+            )
+        return
+    if options["token_file"] or options["root_certificates"]:
+        raise click.UsageError("--token-file and --root-certificates go with --server.")
+    from certserve.endpoints.local import open_model
+
+    secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
+    with open_model(options["model"], key_source=secret) as model:
+        yield lambda method, image, question: getattr(model, method)(
+            image,
+            on_progress=lambda done, of: report(len(answers) + done / of, total),
+            **question,
+        )

@@ -1,0 +1,72 @@
+"""`certserve models`: what there is to ask."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from certserve.cli.ask import connection_options
+from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
+
+__all__ = ["models"]
+
+
+@click.command()
+@connection_options
+@json_option
+@fails_in_one_sentence
+def models(server: str | None, token_file: str | None, root_certificates: str | None, as_json: bool) -> None:
+    """The packaged models, or those of a server.
+
+    \b
+    Example: certserve models --server localhost:8700
+    """
+    if server:
+        from certserve.client import Client
+
+        token = Path(token_file).read_text(encoding="ascii").strip() if token_file else None
+        with Client(server, root_certificates=root_certificates, token=token) as client:
+            rows = [asdict(info) for info in client.list_models()]
+    else:
+        rows = _packaged()
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(header_style="bold")
+    for heading in ("name", "input", "classes", "sigmas", "n0", "n", "alpha", "description"):
+        table.add_column(heading)
+    for row in rows:
+        defaults = row["defaults"]
+        table.add_row(
+            row["name"],
+            f"{'x'.join(str(length) for length in row['shape'])} {row['colour']}",
+            str(len(row["labels"])),
+            ", ".join(f"{sigma:g}" for sigma in row["sigmas"]),
+            str(defaults["n0"]),
+            str(defaults["n"]),
+            str(defaults["alpha"]),
+            row["description"],
+        )
+    stdout().print(table)
+
+
+def _packaged() -> list[dict[str, Any]]:
+    from certserve import bundle, zoo
+
+    return [
+        {
+            "name": found.name,
+            "version": found.version,
+            "description": found.description,
+            "labels": list(found.labels),
+            "shape": list(found.shape),
+            "colour": found.colour,
+            "sigmas": list(found.sigmas),
+            "defaults": asdict(found.defaults),
+        }
+        for found in (bundle.read(zoo.path_of(name)) for name in zoo.packaged())
+    ]

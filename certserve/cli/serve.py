@@ -1,0 +1,74 @@
+"""`certserve serve`: the gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from certserve.cli.output import fails_in_one_sentence, json_option, print_json
+
+__all__ = ["serve"]
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, help="A bundle's directory or a packaged model's name; repeatable.")
+@click.option("--config", type=_FILE, envvar="CERTSERVE_CONFIG", show_envvar=True, help="A TOML file.")
+@click.option("--address", envvar="CERTSERVE_ADDRESS", show_envvar=True, help="HOST:PORT; default 127.0.0.1:8700.")
+@click.option("--tls-certificate", type=_FILE, help="PEM file of the server's certificate chain.")
+@click.option("--tls-key", type=_FILE, help="PEM file of its private key.")
+@click.option("--token-file", type=_FILE, help="A file with the bearer token that callers must send.")
+@click.option("--secret-file", type=_FILE, help="64 hex digits that key the noise; default: fresh at every start.")
+@click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
+@json_option
+@fails_in_one_sentence
+def serve(models: tuple[str, ...], config: str | None, address: str | None, as_json: bool, **files: Any) -> None:
+    """Serve models over gRPC until SIGTERM; without a model, the packaged one.
+
+    \b
+    Example: certserve serve --model my-bundle --address 127.0.0.1:8700
+    """
+    from certserve.endpoints.models import LoadedModel
+    from certserve.noise.keystream import Secret
+    from certserve.serving import config as configs
+    from certserve.serving import server
+    from certserve.zoo import path_of
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    host, port = _split(address)
+    overrides = {
+        "server": {"host": host, "port": port},
+        "security": {name: files[name] for name in ("tls_certificate", "tls_key", "token_file", "allow_insecure")},
+        "noise": {"secret_file": files["secret_file"]},
+    }
+    settings = configs.read_config(Path(config) if config else None, overrides, models)
+    if settings.security.missing and not settings.server.is_loopback:
+        missing = " and ".join(settings.security.missing)
+        click.echo(f"certserve: warning: other machines can reach this server without {missing}.", err=True)
+    loaded = [LoadedModel.read(path_of(name)) for name in settings.models or (None,)]
+    secret_file = settings.noise.secret_file
+    secret = Secret.from_file(Path(secret_file)) if secret_file else Secret.fresh()
+
+    def on_ready(running: server.RunningServer) -> None:
+        names = [model.bundle.name for model in loaded]
+        if as_json:
+            print_json({"host": settings.server.host, "port": running.port, "models": names, "pid": os.getpid()})
+        else:
+            click.echo(f"certserve: serving {', '.join(names)} on {settings.server.host}:{running.port}")
+
+    asyncio.run(server.serve(settings, loaded, secret, on_ready))
+
+
+def _split(address: str | None) -> tuple[str | None, int | None]:
+    if address is None:
+        return None, None
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise click.BadParameter(f"expected HOST:PORT, not {address!r}", param_hint="--address")
+    return host, int(port)

@@ -1,0 +1,1 @@
+"""The server: shells around the endpoints."""

@@ -1,0 +1,158 @@
+"""How a server is set up: one frozen tree, read from one TOML file; unknown keys are errors.
+
+Statistical parameters are fields of requests; here are only defaults of operation and limits.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from certserve.images import Limits
+from certserve.smoothing.bounds import LARGEST_N
+
+__all__ = ["Address", "Config", "ConfigError", "NoiseConfig", "RequestLimits", "Security", "read_config"]
+
+Section = TypeVar("Section")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; one sentence that says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """[server]: where to listen, and how long calls in progress may take to finish at the end, in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    grace_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"server.port must lie in 0..65535, not {self.port}")
+        if self.grace_seconds < 0:
+            raise ConfigError(f"server.grace_seconds must not be negative, not {self.grace_seconds}")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """[security]: PEM files for TLS, and a file that holds the bearer token callers must send."""
+
+    tls_certificate: str = ""
+    tls_key: str = ""
+    token_file: str = ""
+    allow_insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ConfigError("security.tls_certificate and security.tls_key go together; give both or neither")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What a server that others can reach should have, and this one has not."""
+        wanted = {"TLS (--tls-certificate, --tls-key)": self.tls_certificate, "a token (--token-file)": self.token_file}
+        return tuple(name for name, value in wanted.items() if not value)
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseConfig:
+    """[noise]: a file of 64 hexadecimal digits, so that restarts and replicas share the secret; empty: a fresh one."""
+
+    secret_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """[limits]: the largest n and n0, and the largest image in bytes and in pixels."""
+
+    largest_n: int = LARGEST_N
+    image_bytes: int = Limits().max_bytes
+    image_pixels: int = Limits().max_pixels
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.largest_n <= LARGEST_N:
+            raise ConfigError(f"limits.largest_n must lie in 1..{LARGEST_N}, not {self.largest_n}")
+        if self.image_bytes < 1 or self.image_pixels < 1:
+            raise ConfigError("limits.image_bytes and limits.image_pixels must be positive")
+
+    @property
+    def images(self) -> Limits:
+        return Limits(self.image_bytes, self.image_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole. `models`: bundle directories or names of packaged models, the default one first.
+
+    Raises:
+        ConfigError: the server would listen for other machines without TLS and a token.
+    """
+
+    models: tuple[str, ...] = ()
+    server: Address = field(default_factory=Address)
+    security: Security = field(default_factory=Security)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+
+    def __post_init__(self) -> None:
+        if self.security.missing and not (self.server.is_loopback or self.security.allow_insecure):
+            raise ConfigError(
+                f"other machines could reach {self.server.host} without {' and '.join(self.security.missing)}; "
+                "give both, listen on 127.0.0.1, or say --allow-insecure"
+            )
+
+
+def read_config(path: Path | None, overrides: Mapping[str, Mapping[str, Any]], models: tuple[str, ...] = ()) -> Config:
+    """The file's configuration, with what the command line gives on top; None values there are left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value in it is not understood.
+    """
+    document = _parse(path) if path else {}
+    sections = {"server": Address, "security": Security, "noise": NoiseConfig, "limits": RequestLimits}
+    unknown = sorted(set(document) - {*sections, "models"})
+    if unknown:
+        raise ConfigError(f"{path}: unknown sections {unknown}; there are models, {', '.join(sections)}")
+    listed = document.get("models", [])
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{path}: models must be a list of names or directories")
+    built: dict[str, Any] = {
+        name: _section(kind, {**document.get(name, {}), **_given(overrides.get(name, {}))}, name)
+        for name, kind in sections.items()
+    }
+    return Config(models=models or tuple(listed), **built)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _section(kind: type[Section], values: Mapping[str, Any], name: str) -> Section:
+    known = {f.name: type(f.default) for f in fields(kind)}  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {name}.{key}; there are {', '.join(known)}")
+        wanted = (int, float) if known[key] is float else known[key]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and known[key] is not bool):
+            raise ConfigError(f"{name}.{key} must be of type {known[key].__name__}, not {value!r}")
+    return kind(**values)

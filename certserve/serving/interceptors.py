@@ -1,0 +1,77 @@
+"""Around every call: a request id, the bearer token, and errors as rich statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from certserve.errors import CertserveError, Overloaded, Unauthenticated
+from certserve.wire.errors import to_status
+
+__all__ = ["REQUEST_ID", "CallInterceptor"]
+
+REQUEST_ID = "x-request-id"
+
+_log = logging.getLogger(__name__)
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the unary calls of one service; other services (health, reflection) pass untouched.
+
+    Args:
+        service: the service's full name. token: what callers must send as `authorization: Bearer ...`; None: nothing.
+    """
+
+    def __init__(self, service: str, token: str | None) -> None:
+        self._prefix = f"/{service}/"
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or not details.method.startswith(self._prefix):
+            return handler
+        metadata = dict(details.invocation_metadata or ())
+        given_id = metadata.get(REQUEST_ID, "")
+        request_id = given_id if _ACCEPTABLE_ID.fullmatch(given_id) else uuid.uuid4().hex
+        behaviour = handler.unary_unary
+
+        async def call(request: Any, context: Any) -> Any:
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            try:
+                self._authenticate(metadata)
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                if not isinstance(error, CertserveError) or error.__cause__ is not None:
+                    _log.warning("request %s to %s failed", request_id, details.method, exc_info=error)
+                await _abort(context, error, request_id)
+
+        if dataclasses.is_dataclass(handler):
+            return dataclasses.replace(handler, unary_unary=call)  # type: ignore[type-var]
+        return handler._replace(unary_unary=call)
+
+    def _authenticate(self, metadata: dict[str, str]) -> None:
+        if self._expected is None:
+            return
+        given = str(metadata.get("authorization", "")).encode()
+        if not hmac.compare_digest(given, self._expected):
+            raise Unauthenticated("This server asks for a bearer token; send its token with the call.")
+
+
+async def _abort(context: Any, error: Exception, request_id: str) -> None:
+    status = rpc_status.to_status(to_status(error, request_id))
+    trailers = [*status.trailing_metadata, (REQUEST_ID, request_id)]
+    if isinstance(error, Overloaded):
+        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
+    await context.abort(status.code, status.details, trailing_metadata=tuple(trailers))

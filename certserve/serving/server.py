@@ -1,0 +1,168 @@
+"""The gRPC server: the endpoints on a port, with health, reflection and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from certserve.endpoints.models import LoadedModel
+from certserve.endpoints.service import Service, running
+from certserve.noise.keystream import Secret
+from certserve.serving.config import Config, ConfigError, Security
+from certserve.serving.interceptors import CallInterceptor
+from certserve.v1 import certserve_pb2 as pb
+from certserve.v1 import certserve_pb2_grpc
+from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
+from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
+
+__all__ = ["RunningServer", "serve", "serving"]
+
+_log = logging.getLogger(__name__)
+_SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
+_LARGEST_MESSAGE = 64 << 20
+_HEARTBEAT_SECONDS = 1.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+    # A long Certify sends nothing for a while: clients may ping, and are not cut off for it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers. `port` is the one it listens on, chosen by the system where 0 was asked for."""
+
+    port: int
+    service: Service
+    health: health.aio.HealthServicer
+
+
+class _CertServe(certserve_pb2_grpc.CertServeServicer):
+    """Each method: from the wire, ask the endpoint, to the wire."""
+
+    def __init__(self, service: Service) -> None:
+        self._smoothing = service.smoothing
+
+    async def Predict(self, message: pb.PredictRequest, context: Any) -> pb.PredictResponse:
+        start = time.perf_counter()
+        outcome = await self._smoothing.predict(predict_request_from_wire(message), timeout=context.time_remaining())
+        return predict_outcome_to_wire(outcome, time.perf_counter() - start)
+
+    async def Certify(self, message: pb.CertifyRequest, context: Any) -> pb.CertifyResponse:
+        start = time.perf_counter()
+        outcome = await self._smoothing.certify(certify_request_from_wire(message), timeout=context.time_remaining())
+        return certify_outcome_to_wire(outcome, time.perf_counter() - start)
+
+    async def ListModels(self, message: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[model_to_wire(info) for info in self._smoothing.list_models()])
+
+    async def GetModel(self, message: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=model_to_wire(self._smoothing.get_model(message.model)))
+
+
+@asynccontextmanager
+async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret) -> AsyncIterator[RunningServer]:
+    """A server that answers while the context is open; at its end calls in progress get the grace to finish.
+
+    Raises:
+        ConfigError: the port is taken, or the TLS or token files cannot be used.
+    """
+    token = _token(config.security)
+    credentials = _server_credentials(config.security)
+    async with running(loaded, secret, limits=config.limits.images, largest_n=config.limits.largest_n) as service:
+        server = grpc.aio.server(interceptors=(CallInterceptor(_SERVICE, token),), options=_OPTIONS)
+        certserve_pb2_grpc.add_CertServeServicer_to_server(_CertServe(service), server)  # type: ignore[no-untyped-call]
+        healthy = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        if token is None:
+            names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        port = _listen(server, config, credentials)
+        await server.start()
+        heartbeat = asyncio.create_task(_heartbeat(service, healthy))
+        try:
+            yield RunningServer(port, service, healthy)
+        finally:
+            heartbeat.cancel()
+            await healthy.enter_graceful_shutdown()
+            await server.stop(config.server.grace_seconds)
+
+
+async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, on_ready: Any = None) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends at once.
+
+    Args:
+        on_ready: called with the RunningServer when it answers.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config, loaded, secret) as server:
+        if on_ready:
+            on_ready(server)
+        await stop.wait()
+        _log.info("stopping: calls in progress have %g s to finish", config.server.grace_seconds)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _heartbeat(service: Service, healthy: health.aio.HealthServicer) -> None:
+    """Health follows the engines: a dead one is NOT_SERVING within a second."""
+    while True:
+        status = health_pb2.HealthCheckResponse.SERVING
+        if not service.models.alive:
+            status = health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", _SERVICE):
+            await healthy.set(name, status)
+        await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+
+def _listen(server: Any, config: Config, credentials: grpc.ServerCredentials | None) -> int:
+    host = f"[{config.server.host}]" if ":" in config.server.host.strip("[]") else config.server.host
+    address = f"{host.replace('[[', '[').replace(']]', ']')}:{config.server.port}"
+    try:
+        if credentials:
+            return int(server.add_secure_port(address, credentials))
+        return int(server.add_insecure_port(address))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: the port is taken or the address is not this machine's"
+        ) from error
+
+
+def _server_credentials(security: Security) -> grpc.ServerCredentials | None:
+    if not security.tls_certificate:
+        return None
+    key, certificate = (_file(path) for path in (security.tls_key, security.tls_certificate))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+def _token(security: Security) -> str | None:
+    if not security.token_file:
+        return None
+    token = _file(security.token_file).decode("ascii", errors="replace").strip()
+    if len(token) < 16 or not token.isascii() or any(c.isspace() for c in token):
+        raise ConfigError(f"{security.token_file}: expected one token of at least 16 ASCII characters without spaces")
+    return token
+
+
+def _file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,226 @@
+"""Outcomes, to and from protobuf."""
+
+from __future__ import annotations
+
+from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.outcomes import (
+    Abstention,
+    Certificate,
+    CertifyOutcome,
+    Origin,
+    Prediction,
+    PredictOutcome,
+    Setting,
+    Space,
+    Undecided,
+    Votes,
+)
+from certserve.v1 import certserve_pb2 as pb
+from certserve.wire.requests import ARITHMETICS, BOUNDS
+
+__all__ = [
+    "certify_outcome_from_wire",
+    "certify_outcome_to_wire",
+    "predict_outcome_from_wire",
+    "predict_outcome_to_wire",
+]
+
+
+def predict_outcome_to_wire(outcome: PredictOutcome, seconds: float) -> pb.PredictResponse:
+    """The reply to Predict; `seconds` is the time in the server."""
+    if isinstance(outcome, Prediction):
+        return pb.PredictResponse(prediction=_prediction_to_wire(outcome), seconds=seconds)
+    if isinstance(outcome, Abstention):
+        return pb.PredictResponse(abstention=_abstention_to_wire(outcome), seconds=seconds)
+    return pb.PredictResponse(undecided=_undecided_to_wire(outcome), seconds=seconds)
+
+
+def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
+    """The outcome in a reply to Predict.
+
+    Raises:
+        ValueError: the reply holds none, or one that this version does not know.
+    """
+    kind = message.WhichOneof("outcome")
+    if kind == "prediction":
+        return _prediction_from_wire(message.prediction)
+    if kind == "abstention":
+        return _abstention_from_wire(message.abstention)
+    if kind == "undecided":
+        return _undecided_from_wire(message.undecided)
+    raise ValueError("the reply holds no outcome that this version knows; update certserve")
+
+
+def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float) -> pb.CertifyResponse:
+    """The reply to Certify; `seconds` is the time in the server."""
+    if isinstance(outcome, Certificate):
+        return pb.CertifyResponse(certificate=_certificate_to_wire(outcome), seconds=seconds)
+    if isinstance(outcome, Abstention):
+        return pb.CertifyResponse(abstention=_abstention_to_wire(outcome), seconds=seconds)
+    return pb.CertifyResponse(undecided=_undecided_to_wire(outcome), seconds=seconds)
+
+
+def certify_outcome_from_wire(message: pb.CertifyResponse) -> CertifyOutcome:
+    """The outcome in a reply to Certify; errors as for `predict_outcome_from_wire`."""
+    kind = message.WhichOneof("outcome")
+    if kind == "certificate":
+        return _certificate_from_wire(message.certificate)
+    if kind == "abstention":
+        return _abstention_from_wire(message.abstention)
+    if kind == "undecided":
+        return _undecided_from_wire(message.undecided)
+    raise ValueError("the reply holds no outcome that this version knows; update certserve")
+
+
+def _certificate_to_wire(certificate: Certificate) -> pb.Certificate:
+    return pb.Certificate(
+        label=certificate.label,
+        label_name=certificate.label_name,
+        radius=certificate.radius,
+        norm=certificate.norm,
+        p_lower=certificate.p_lower,
+        selection=_votes_to_wire(certificate.selection),
+        estimation=[_votes_to_wire(votes) for votes in certificate.estimation],
+        setting=_setting_to_wire(certificate.setting),
+        origin=_origin_to_wire(certificate.origin),
+        statement=certificate.statement,
+    )
+
+
+def _certificate_from_wire(message: pb.Certificate) -> Certificate:
+    return Certificate(
+        label=message.label,
+        label_name=message.label_name,
+        radius=message.radius,
+        norm=message.norm,
+        p_lower=message.p_lower,
+        selection=_votes_from_wire(message.selection),
+        estimation=tuple(_votes_from_wire(votes) for votes in message.estimation),
+        setting=_setting_from_wire(message.setting),
+        origin=_origin_from_wire(message.origin),
+    )
+
+
+def _prediction_to_wire(prediction: Prediction) -> pb.Prediction:
+    return pb.Prediction(
+        label=prediction.label,
+        label_name=prediction.label_name,
+        p_value=prediction.p_value,
+        votes=_votes_to_wire(prediction.votes),
+        setting=_setting_to_wire(prediction.setting),
+        origin=_origin_to_wire(prediction.origin),
+        statement=prediction.statement,
+    )
+
+
+def _prediction_from_wire(message: pb.Prediction) -> Prediction:
+    return Prediction(
+        label=message.label,
+        label_name=message.label_name,
+        p_value=message.p_value,
+        votes=_votes_from_wire(message.votes),
+        setting=_setting_from_wire(message.setting),
+        origin=_origin_from_wire(message.origin),
+    )
+
+
+def _abstention_to_wire(abstention: Abstention) -> pb.Abstention:
+    return pb.Abstention(
+        candidate=abstention.candidate,
+        candidate_name=abstention.candidate_name,
+        p_lower=abstention.p_lower,
+        p_value=abstention.p_value,
+        selection=_votes_to_wire(abstention.selection),
+        estimation=[_votes_to_wire(votes) for votes in abstention.estimation],
+        setting=_setting_to_wire(abstention.setting),
+        origin=_origin_to_wire(abstention.origin),
+        statement=abstention.statement,
+    )
+
+
+def _abstention_from_wire(message: pb.Abstention) -> Abstention:
+    return Abstention(
+        candidate=message.candidate,
+        candidate_name=message.candidate_name,
+        selection=_votes_from_wire(message.selection),
+        estimation=tuple(_votes_from_wire(votes) for votes in message.estimation),
+        setting=_setting_from_wire(message.setting),
+        origin=_origin_from_wire(message.origin),
+        p_lower=message.p_lower if message.HasField("p_lower") else None,
+        p_value=message.p_value if message.HasField("p_value") else None,
+    )
+
+
+def _undecided_to_wire(undecided: Undecided) -> pb.Undecided:
+    return pb.Undecided(
+        reason=undecided.reason,
+        setting=_setting_to_wire(undecided.setting),
+        origin=_origin_to_wire(undecided.origin),
+        statement=undecided.statement,
+    )
+
+
+def _undecided_from_wire(message: pb.Undecided) -> Undecided:
+    return Undecided(message.reason, _setting_from_wire(message.setting), _origin_from_wire(message.origin))
+
+
+def _votes_to_wire(votes: Votes) -> pb.Votes:
+    return pb.Votes(counts=votes.counts, non_finite=votes.non_finite)
+
+
+def _votes_from_wire(message: pb.Votes) -> Votes:
+    return Votes(tuple(message.counts), message.non_finite)
+
+
+def _setting_to_wire(setting: Setting) -> pb.Setting:
+    return pb.Setting(
+        sigma=setting.sigma,
+        n0=setting.n0,
+        n=setting.n,
+        alpha=setting.alpha,
+        plan=setting.plan,
+        looks=setting.looks,
+        bound=BOUNDS[setting.bound],
+        arithmetic=ARITHMETICS[Arithmetic(setting.arithmetic)],
+        stream=setting.stream,
+        arithmetic_error=setting.arithmetic_error,
+    )
+
+
+def _setting_from_wire(message: pb.Setting) -> Setting:
+    return Setting(
+        sigma=message.sigma,
+        n0=message.n0,
+        n=message.n,
+        alpha=message.alpha,
+        plan=message.plan,
+        looks=tuple(message.looks),
+        bound=next(bound for bound, number in BOUNDS.items() if number == message.bound),
+        arithmetic=next(name for name, number in ARITHMETICS.items() if number == message.arithmetic).value,
+        stream=message.stream,
+        arithmetic_error=message.arithmetic_error,
+    )
+
+
+def _origin_to_wire(origin: Origin) -> pb.Origin:
+    space = origin.space
+    return pb.Origin(
+        model=origin.model,
+        version=origin.version,
+        execution=origin.execution,
+        fingerprint=origin.fingerprint,
+        commitment=origin.commitment,
+        space=pb.Space(description=space.description, shape=space.shape, units=space.units, digest=space.digest),
+    )
+
+
+def _origin_from_wire(message: pb.Origin) -> Origin:
+    space = message.space
+    return Origin(
+        model=message.model,
+        version=message.version,
+        execution=message.execution,
+        fingerprint=message.fingerprint,
+        commitment=message.commitment,
+        space=Space(space.description, tuple(space.shape), space.units, space.digest),
+    )

@@ -1,0 +1,223 @@
+"""Requests and models, to and from protobuf.
+
+What a message gets wrong on its own (an unknown enum value, a tensor whose bytes do not fill its shape) travels in
+the request's `malformed`, so that the endpoint can name it together with everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from certserve.bundle import Defaults
+from certserve.endpoints.requests import CertifyRequest, ExecutionInfo, ModelInfo, PredictRequest
+from certserve.errors import InvalidRequest, Violation
+from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
+from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.outcomes import Bound
+from certserve.v1 import certserve_pb2 as pb
+
+__all__ = [
+    "ARITHMETICS",
+    "BOUNDS",
+    "certify_request_from_wire",
+    "certify_request_to_wire",
+    "model_from_wire",
+    "model_to_wire",
+    "predict_request_from_wire",
+    "predict_request_to_wire",
+]
+
+Value = TypeVar("Value")
+
+FITS: Mapping[ImageFit, Any] = {
+    ImageFit.EXACT: pb.IMAGE_FIT_EXACT,
+    ImageFit.RESIZE_CROP: pb.IMAGE_FIT_RESIZE_CROP,
+}
+ARITHMETICS: Mapping[Arithmetic, Any] = {
+    Arithmetic.GRID: pb.ARITHMETIC_GRID,
+    Arithmetic.FLOAT: pb.ARITHMETIC_FLOAT,
+}
+BOUNDS: Mapping[Bound, Any] = {Bound.BINARY: pb.BOUND_BINARY}
+
+_DTYPES: dict[Any, np.dtype[Any]] = {pb.DATA_TYPE_UINT8: np.dtype("u1"), pb.DATA_TYPE_FLOAT32: np.dtype("<f4")}
+
+
+def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
+    """Raises InvalidRequest: the image is an array of a type that the protocol does not have."""
+    return pb.PredictRequest(
+        model=request.model,
+        image=_image_to_wire(request.image, request.fit),
+        sigma=request.sigma,
+        n=request.n,
+        alpha=request.alpha,
+        arithmetic=_arithmetic_to_wire(request.arithmetic),
+        nonce=request.nonce,
+    )
+
+
+def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
+    """Never raises: what is wrong with the message is in `malformed`."""
+    wrong: list[Violation] = []
+    return PredictRequest(
+        model=message.model,
+        image=_image_from_wire(message, wrong),
+        fit=_enum("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
+        sigma=message.sigma if message.HasField("sigma") else None,
+        n=message.n if message.HasField("n") else None,
+        alpha=message.alpha if message.HasField("alpha") else None,
+        arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
+        nonce=message.nonce,
+        malformed=tuple(wrong),
+    )
+
+
+def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
+    """Raises InvalidRequest: the image or the plan is one that the protocol does not have."""
+    if request.plan != "fixed":
+        raise InvalidRequest([Violation("plan", f"unknown plan {request.plan!r}; this version has 'fixed'")])
+    return pb.CertifyRequest(
+        model=request.model,
+        image=_image_to_wire(request.image, request.fit),
+        sigma=request.sigma,
+        n0=request.n0,
+        n=request.n,
+        alpha=request.alpha,
+        bound=BOUNDS[request.bound],
+        plan=pb.Plan(fixed=pb.FixedPlan()),
+        arithmetic=_arithmetic_to_wire(request.arithmetic),
+        nonce=request.nonce,
+    )
+
+
+def certify_request_from_wire(message: pb.CertifyRequest) -> CertifyRequest:
+    """Never raises: what is wrong with the message is in `malformed`."""
+    wrong: list[Violation] = []
+    if message.HasField("plan") and message.plan.WhichOneof("kind") is None:
+        wrong.append(Violation("plan", "has no kind, or one that this version does not know"))
+    return CertifyRequest(
+        model=message.model,
+        image=_image_from_wire(message, wrong),
+        fit=_enum("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
+        sigma=message.sigma if message.HasField("sigma") else None,
+        n0=message.n0 if message.HasField("n0") else None,
+        n=message.n if message.HasField("n") else None,
+        alpha=message.alpha if message.HasField("alpha") else None,
+        bound=_enum("bound", message.bound, BOUNDS, wrong) or Bound.BINARY,
+        arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
+        nonce=message.nonce,
+        malformed=tuple(wrong),
+    )
+
+
+def model_to_wire(info: ModelInfo) -> pb.Model:
+    """The message `Model`."""
+    defaults, execution = info.defaults, info.execution
+    return pb.Model(
+        name=info.name,
+        version=info.version,
+        description=info.description,
+        labels=info.labels,
+        shape=info.shape,
+        colour=info.colour,
+        resize=info.resize,
+        sigmas=info.sigmas,
+        defaults=pb.Defaults(
+            sigma=defaults.sigma,
+            n0=defaults.n0,
+            n=defaults.n,
+            alpha=defaults.alpha,
+            predict_n=defaults.predict_n,
+        ),
+        largest_n=info.largest_n,
+        execution=pb.Execution(
+            name=execution.name,
+            runtime=execution.runtime,
+            precision=execution.precision,
+            device=execution.device,
+            fingerprint=execution.fingerprint,
+            batch_shapes=execution.batch_shapes,
+        ),
+        commitment=info.commitment,
+    )
+
+
+def model_from_wire(message: pb.Model) -> ModelInfo:
+    """The value that `model_to_wire` took."""
+    defaults, execution = message.defaults, message.execution
+    return ModelInfo(
+        name=message.name,
+        version=message.version,
+        description=message.description,
+        labels=tuple(message.labels),
+        shape=tuple(message.shape),
+        colour=message.colour,
+        resize=message.resize,
+        sigmas=tuple(message.sigmas),
+        defaults=Defaults(defaults.sigma, defaults.n0, defaults.n, defaults.alpha, defaults.predict_n),
+        largest_n=message.largest_n,
+        execution=ExecutionInfo(
+            name=execution.name,
+            runtime=execution.runtime,
+            precision=execution.precision,
+            device=execution.device,
+            fingerprint=execution.fingerprint,
+            batch_shapes=tuple(execution.batch_shapes),
+        ),
+        commitment=message.commitment,
+    )
+
+
+def _image_to_wire(image: ImageInput | None, fit: ImageFit) -> pb.Image | None:
+    if image is None:
+        return None
+    if isinstance(image, EncodedImage):
+        return pb.Image(encoded=image.data, fit=FITS[fit])
+    for dtype, known in _DTYPES.items():
+        if image.pixels.dtype == known:
+            data = np.ascontiguousarray(image.pixels, dtype=known).tobytes()
+            return pb.Image(tensor=pb.Tensor(data=data, shape=image.pixels.shape, dtype=dtype), fit=FITS[fit])
+    raise InvalidRequest([Violation("image", f"expected uint8 or float32 pixels, not {image.pixels.dtype}")])
+
+
+def _image_from_wire(message: pb.PredictRequest | pb.CertifyRequest, wrong: list[Violation]) -> ImageInput | None:
+    source = message.image.WhichOneof("source")
+    if source == "encoded":
+        return EncodedImage(message.image.encoded)
+    if source == "tensor":
+        return _tensor_from_wire(message.image.tensor, wrong)
+    return None
+
+
+def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation]) -> RawImage | None:
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        wrong.append(Violation("image.tensor.dtype", "must be UINT8 or FLOAT32"))
+        return None
+    if len(tensor.shape) != 3 or min(tensor.shape) < 1:
+        shape = list(tensor.shape)
+        wrong.append(Violation("image.tensor.shape", f"expected [channels, height, width], not {shape}"))
+        return None
+    expected = math.prod(tensor.shape) * dtype.itemsize
+    if len(tensor.data) != expected:
+        description = f"has {len(tensor.data)} bytes; a tensor of shape {list(tensor.shape)} has {expected}"
+        wrong.append(Violation("image.tensor.data", description))
+        return None
+    return RawImage(np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape))
+
+
+def _arithmetic_to_wire(arithmetic: Arithmetic | None) -> Any:
+    return pb.ARITHMETIC_UNSPECIFIED if arithmetic is None else ARITHMETICS[arithmetic]
+
+
+def _enum(field: str, number: int, values: Mapping[Value, Any], wrong: list[Violation]) -> Value | None:
+    """The value whose number it is; None for 0, which means that the caller left it out."""
+    for value, known in values.items():
+        if number == known:
+            return value
+    if number:
+        wrong.append(Violation(field, f"{number} is no value that this version knows"))
+    return None
