@@ -38,7 +38,6 @@ __all__ = [
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _NAMES = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WebP"}  # MPO: a JPEG followed by further pictures
 _COLOURS = {"grey": 1, "rgb": 3, "bgr": 3}
 _MOST_READS = 4096  # of a header; ordinary files need tens, and every one costs a microsecond of the event loop
@@ -221,6 +220,9 @@ def decode(image: ImageInput, geometry: Geometry, fit: ImageFit, limits: Limits)
     if problems:
         raise ImageError("; ".join(problems))
     try:
+        if header.format == "PNG":  # Pillow checks the checksums only when told to, which uses the opened file up
+            opened.verify()
+            opened, header = _open(image.data, limits)
         upright = _upright(opened, header)
     except MemoryError:
         raise
@@ -302,7 +304,7 @@ def _open(data: bytes, limits: Limits) -> tuple[Image.Image, Header]:
         raise ImageError(f"has {len(data)} bytes; at most {limits.max_bytes} are accepted: send a smaller image")
     try:
         source = _Source(data)
-        image = Image.open(source, formats=_FORMATS)
+        image = Image.open(source, formats=("PNG", "JPEG", "WEBP"))
         frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
         header = Header(_NAMES[image.format or ""], image.width, image.height, image.mode, _orientation(image))
         source.reads_left = math.inf
@@ -375,7 +377,7 @@ def _coloured(image: Image.Image, geometry: Geometry) -> Image.Image:
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
     target = "L" if geometry.colour == "grey" else "RGB"
-    return image if image.mode == target else image.convert("RGB").convert(target)
+    return image if image.mode == target else image.convert(target)
 
 
 def _fitted(image: Image.Image, geometry: Geometry, fit: ImageFit) -> Image.Image:

@@ -1,4 +1,7 @@
-"""New bundles: from a user's ONNX classifier, or from the weights of a linear one."""
+"""New bundles: from a user's ONNX classifier, or from the weights of a linear one.
+
+What either needs of a model is settled here; what a bundle is, in `description`, and how it is stored, in `storage`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a bundle says of its model, as checked values; every BundleError here is one sentence about one value."""
+"""What a bundle says of its model, as values checked when they are built.
+
+Every BundleError here is one sentence about one value; `certserve.bundle.storage` adds which bundle it was.
+"""
 
 from __future__ import annotations
 

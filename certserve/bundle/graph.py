@@ -37,6 +37,7 @@ def load(path: Path) -> tuple[Any, str]:
         raise BundleError(f"cannot be read ({error.strerror}); give the path of an ONNX file") from error
     try:
         model = onnx.load(path)
+        _add_output_shape(model)
         onnx.checker.check_model(model)
     except Exception as error:  # onnx's, protobuf's and the system's exceptions share no base but Exception
         raise BundleError(f"is not a valid ONNX model ({_first_line(error)}); export it again") from error
@@ -79,8 +80,6 @@ def check_output(model: Any, classes: int) -> None:
     tensor = model.graph.output[0].type.tensor_type
     if tensor.elem_type != _FLOAT:
         raise BundleError(_REFUSED.format(found=f"a first output of element type {tensor.elem_type}"))
-    if not tensor.HasField("shape"):
-        return
     dims = tensor.shape.dim
     if len(dims) != 2:
         raise BundleError(_REFUSED.format(found=f"a first output of {len(dims)} axes"))
@@ -136,6 +135,14 @@ def _onnx() -> Any:
     except ImportError as error:
         raise BundleError("needs the package onnx to be read; install certserve[server]") from error
     return onnx
+
+
+def _add_output_shape(model: Any) -> None:
+    """Logits have two axes; the checker wants that said, and some exporters do not say it."""
+    for value in model.graph.output[:1]:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.dim.add()
+            value.type.tensor_type.shape.dim.add()
 
 
 def _source(model: Any) -> Any:

@@ -1,10 +1,13 @@
-"""`model.toml` <-> Bundle. Every key is known, of its type and used; anything else is an error that names the key."""
+"""`model.toml` <-> Bundle.
+
+Every key is known, of its type and used; anything else is an error that names the key.
+"""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +17,7 @@ from certserve.errors import BundleError
 __all__ = ["interpret", "render"]
 
 _FORMAT = 1
+_LARGEST_EXACT = 2**53  # integers up to here are numbers without loss
 _TOML_TYPES = {str: "a string", int: "an integer", float: "a number", list: "an array", dict: "a table"}
 
 T = TypeVar("T")
@@ -65,22 +69,22 @@ def render(bundle: Bundle) -> bytes:
         f"version = {_quoted(bundle.version)}",
         f"description = {_quoted(bundle.description)}",
         "# noise levels the model was trained for: standard deviations, in units of pixels in [0, 1]",
-        f"sigmas = [{', '.join(map(repr, bundle.sigmas))}]",
+        f"sigmas = [{', '.join(map(_number, bundle.sigmas))}]",
         "# of the classes, in the order of the logits",
         "labels = [",
         *(f"    {_quoted(label)}," for label in bundle.labels),
         "]",
         "",
         "[input]  # pixels in [0, 1]; normalisation is inside the model",
-        f"shape = {list(bundle.shape)}  # channels, height, width",
+        f"shape = [{', '.join(map(str, bundle.shape))}]  # channels, height, width",
         f"colour = {_quoted(bundle.colour)}",
         *resize,
         "",
         "[defaults]  # for what a request leaves out",
-        f"sigma = {bundle.defaults.sigma!r}",
+        f"sigma = {_number(bundle.defaults.sigma)}",
         f"n0 = {bundle.defaults.n0}  # selection draws of Certify",
         f"n = {bundle.defaults.n}  # estimation draws of Certify",
-        f"alpha = {bundle.defaults.alpha!r}  # failure probability of the whole answer",
+        f"alpha = {_number(bundle.defaults.alpha)}  # failure probability of the whole answer",
         f"predict_n = {bundle.defaults.predict_n}  # draws of Predict",
         "",
         *(line for execution in bundle.executions for line in _execution_lines(execution)),
@@ -106,7 +110,7 @@ class _Table:
     def __contains__(self, key: str) -> bool:
         return key in self._left
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._left))
 
     def take(self, key: str, kind: type[T]) -> T:
@@ -123,7 +127,7 @@ class _Table:
 
 
 def _typed(value: Any, kind: type[T], what: str) -> T:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= _LARGEST_EXACT:
         value = float(value)
     if type(value) is not kind:  # bool is no int here
         raise BundleError(f"model.toml: {what} must be {_TOML_TYPES[kind]}, not {value!r:.100}")
@@ -176,6 +180,10 @@ def _execution_lines(execution: Execution) -> list[str]:
 
 def _pairs(texts: Mapping[str, str]) -> list[str]:
     return [f"{_quoted(key)} = {_quoted(text)}" for key, text in texts.items()]
+
+
+def _number(value: float) -> str:
+    return repr(float(value))
 
 
 def _quoted(text: str) -> str:

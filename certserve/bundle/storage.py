@@ -1,4 +1,7 @@
-"""Bundles to and from a directory: written all or nothing, read with every digest checked."""
+"""Bundles to and from a directory: written all or nothing, read with every digest checked.
+
+Files are opened only under plain names inside the directory; no link leads out of it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def write(
     Raises:
         BundleError: a value is out of its range, or the directory cannot be written.
     """
-    if not sigmas:
+    offered = tuple(float(sigma) for sigma in sigmas)
+    if not offered:
         raise BundleError("sigmas must be one or more positive numbers; say what noise the model was trained for")
     bundle = Bundle(
         path=directory,
@@ -70,13 +74,15 @@ def write(
         shape=shape,
         colour=_colour_of(shape[0]) if colour is None else colour,
         resize=resize,
-        sigmas=tuple(float(sigma) for sigma in sigmas),
-        defaults=defaults or Defaults(float(sigmas[0])),
+        sigmas=offered,
+        defaults=defaults or Defaults(offered[0]),
         executions=tuple(executions),
         digests={file: hashlib.sha256(contents).hexdigest() for file, contents in files.items()},
         provenance=dict(provenance or {}),
     )
-    _store(directory, {**files, MANIFEST: render(bundle)})
+    manifest = render(bundle)
+    interpret(manifest, directory)  # what `read` would refuse is not written
+    _store(directory, {**files, MANIFEST: manifest})
     return read(directory)
 
 
@@ -118,9 +124,11 @@ def _manifest(path: Path) -> bytes:
 
 def _store(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write the files beside the directory, then give them its name: a reader never sees half a bundle."""
-    target = directory.absolute()
+    target = directory.resolve()
     staging = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
+        if target == Path.cwd():
+            raise BundleError(f"{directory} is the current directory; name a new one, and it will be made")
         if target.exists() and any(target.iterdir()):
             raise BundleError(f"{directory} is not empty; choose another directory, or remove it first")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
+from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.errors import CertserveError
+
+if TYPE_CHECKING:
+    from certserve.backends import LoadedExecution
+    from certserve.bundle import Bundle
 
 __all__ = ["bundle"]
 
@@ -30,6 +38,7 @@ def bundle() -> None:
 @click.option("--mean", help="Per-channel mean that the model expects to be subtracted: 0.485,0.456,0.406.")
 @click.option("--std", help="Per-channel standard deviation that it expects to be divided by.")
 @click.option("--colour", type=click.Choice(["grey", "rgb", "bgr"]), help="Default: grey for one channel, else rgb.")
+@click.option("--shape", help="channels,height,width of the input, where the graph leaves them open: 3,224,224.")
 @click.option("--resize", type=int, help="With --fit resize-crop: the shorter side before the centre is cropped.")
 @click.option("--n0", type=int, default=100, show_default=True, help="Default selection draws.")
 @click.option("--n", type=int, default=10_000, show_default=True, help="Default estimation draws.")
@@ -46,6 +55,7 @@ def create(
     mean: str | None,
     std: str | None,
     colour: str | None,
+    shape: str | None,
     resize: int | None,
     n0: int,
     n: int,
@@ -62,23 +72,24 @@ def create(
     Example: certserve bundle create model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
                  --labels classes.txt --sigma 0.25 --resize 256 -o my-bundle
     """
-    from certserve import backends
     from certserve import bundle as bundles
 
-    made = bundles.create(
-        model,
-        output,
-        name=name or output.resolve().name,
-        labels=_labels(labels),
-        sigmas=sigmas,
-        colour=colour,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-        resize=resize,
-        description=description,
-        defaults=bundles.Defaults(sigmas[0], n0, n, alpha),
-    )
-    loaded = backends.load(made)
+    with progress_bar(f"making {output.name}"):
+        made = bundles.create(
+            model,
+            output,
+            name=name or output.resolve().name,
+            labels=_labels(labels),
+            sigmas=sigmas,
+            colour=colour,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            shape=_shape(shape),
+            resize=resize,
+            description=description,
+            defaults=bundles.Defaults(sigmas[0], n0, n, alpha),
+        )
+        loaded = _checked(made)
     if as_json:
         print_json({"path": str(output), "name": made.name, "fingerprint": loaded.fingerprint})
         return
@@ -89,19 +100,33 @@ def create(
         f"Serve: certserve serve --model {output}",
         highlight=False,
         markup=False,
+        soft_wrap=True,  # commands to copy stay on one line
     )
 
 
+def _checked(made: Bundle) -> LoadedExecution:
+    """The bundle, loaded; one that is refused does not stay on disk."""
+    from certserve import backends
+
+    try:
+        return backends.load(made)
+    except CertserveError:
+        shutil.rmtree(made.path)
+        raise
+
+
 def _labels(text: str) -> list[str]:
-    path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(text):  # Path.is_file raises where a long list is no possible file name
+        if "," not in text:
+            raise click.BadParameter(f"{text!r} is neither a file nor a,b,c", param_hint="--labels")
         return [name.strip() for name in text.split(",")]
-    lines = path.read_text(encoding="utf-8").splitlines()
+    path = Path(text)
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     if path.suffix.lower() != ".csv":
         return [line.strip() for line in lines if line.strip()]
     rows = list(csv.DictReader(lines))
     for column in ("name", "label"):
-        if rows and column in rows[0]:
+        if rows and all(row.get(column) for row in rows):
             return [row[column].strip() for row in rows]
     raise ValueError(f"{path}: expected a column `name` with the classes in order")
 
@@ -113,3 +138,13 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"expected numbers separated by commas, not {text!r}", param_hint=option) from None
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.strip().isdigit() for number in numbers):
+        raise click.BadParameter(f"expected channels,height,width, not {text!r}", param_hint="--shape")
+    channels, height, width = (int(number) for number in numbers)
+    return channels, height, width

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from certserve.cli.ask import connection_options
@@ -42,14 +43,14 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
     for row in rows:
         defaults = row["defaults"]
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             f"{'x'.join(str(length) for length in row['shape'])} {row['colour']}",
             str(len(row["labels"])),
             ", ".join(f"{sigma:g}" for sigma in row["sigmas"]),
             str(defaults["n0"]),
             str(defaults["n"]),
             str(defaults["alpha"]),
-            row["description"],
+            escape(row["description"]),
         )
     stdout().print(table)
 

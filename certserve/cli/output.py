@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,7 +21,16 @@ from certserve.errors import CertserveError, InvalidRequest
 from certserve.smoothing.document import AnyOutcome, to_document
 from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided, Votes, round_down
 
-__all__ = ["Answer", "fails_in_one_sentence", "json_option", "print_json", "progress_bar", "result_table", "stdout"]
+__all__ = [
+    "Answer",
+    "fails_in_one_sentence",
+    "json_option",
+    "print_answers",
+    "print_json",
+    "progress_bar",
+    "result_table",
+    "stdout",
+]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -62,7 +72,7 @@ def result_table(answers: list[Answer]) -> Table:
     for heading, justify in _HEADINGS:
         table.add_column(heading, justify=justify)
     for name, outcome, seconds in answers:
-        table.add_row(Path(name).name, *_cells(outcome), f"{seconds:.2f} s")
+        table.add_row(*map(escape, (Path(name).name, *_cells(outcome), f"{seconds:.2f} s")))
     return table
 
 
@@ -96,7 +106,7 @@ def progress_bar(description: str, total: float | None = None) -> Iterator[Calla
     """A bar on standard error, shown when the work takes over two seconds; call with (done, total)."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),

@@ -68,7 +68,7 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
 def _split(address: str | None) -> tuple[str | None, int | None]:
     if address is None:
         return None, None
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
         raise click.BadParameter(f"expected HOST:PORT, not {address!r}", param_hint="--address")
     return host, int(port)

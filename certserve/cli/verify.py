@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, TextIO
 
 import click
+from rich.markup import escape
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
 from certserve.endpoints.verification import verify as verify_outcome
@@ -38,7 +40,7 @@ def verify(ctx: click.Context, file: TextIO, as_json: bool) -> None:
         console = stdout()
         for report in reports:
             mark = "[green]holds[/green]" if report["holds"] else "[red]DOES NOT HOLD[/red]"
-            console.print(f"{mark}: {report['statement']}", highlight=False)
+            console.print(f"{mark}: {escape(report['statement'])}", highlight=False)
             for line in (*report["discrepancies"], *report["checked"]):
                 console.print(f"  - {line}", highlight=False, markup=False)
     if not all(report["holds"] for report in reports):
@@ -47,10 +49,25 @@ def verify(ctx: click.Context, file: TextIO, as_json: bool) -> None:
 
 def _documents(file: TextIO) -> list[Any]:
     try:
-        document = json.load(file)
-    except json.JSONDecodeError as error:
+        document = json.load(file, parse_float=_real, parse_constant=_real, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name}: not JSON ({error}); expected what `certserve certify --json` prints") from error
+    if document == []:
+        raise ValueError(f"{file.name}: no outcome in it; expected what `certserve certify --json` prints")
     return document if isinstance(document, list) else [document]
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > 19:  # the protocol's integers have 64 bits
+        raise ValueError(f"{text[:19]}... is too large")
+    return int(text)
 
 
 def _report(document: Any) -> dict[str, Any]:

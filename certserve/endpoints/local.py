@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,7 +14,8 @@ from typing import Any, Self, TypeVar
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.requests import AnyImage, CertifyRequest, ModelInfo, PredictRequest, as_image
 from certserve.endpoints.service import Service, running
-from certserve.endpoints.smoothing import Progress
+from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
+from certserve.errors import Unavailable
 from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
@@ -47,6 +49,8 @@ class LocalModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="certserve-loop", daemon=True)
         self._thread.start()
         self._stack = AsyncExitStack()
+        self._lock = threading.Lock()  # no request is handed to the loop once it is to stop
+        self._closed = False
         self._service: Service = self._wait(self._stack.enter_async_context(running([loaded], secret)))
 
     def predict(
@@ -74,7 +78,7 @@ class LocalModel:
         request = PredictRequest(
             image=as_image(image), fit=fit, sigma=sigma, n=n, alpha=alpha, arithmetic=arithmetic, nonce=nonce
         )
-        return self._wait(self._service.smoothing.predict(request, timeout=timeout, on_progress=on_progress))
+        return self._wait(self._endpoints.predict(request, timeout=timeout, on_progress=on_progress))
 
     def certify(
         self,
@@ -108,11 +112,11 @@ class LocalModel:
             arithmetic=arithmetic,
             nonce=nonce,
         )
-        return self._wait(self._service.smoothing.certify(request, timeout=timeout, on_progress=on_progress))
+        return self._wait(self._endpoints.certify(request, timeout=timeout, on_progress=on_progress))
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The one model there is."""
-        return self._service.smoothing.list_models()
+        return self._endpoints.list_models()
 
     def get_model(self, name: str = "") -> ModelInfo:
         """The model; see `ModelInfo`.
@@ -120,15 +124,19 @@ class LocalModel:
         Raises:
             ModelNotFound: it has another name.
         """
-        return self._service.smoothing.get_model(name)
+        return self._endpoints.get_model(name)
 
     def close(self) -> None:
         """End the model; requests still running fail with `Unavailable`. Closing twice is allowed."""
-        if not self._loop.is_closed():
-            self._wait(self._stack.aclose())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ended.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,10 +146,27 @@ class LocalModel:
     ) -> None:
         self.close()
 
+    @property
+    def _endpoints(self) -> SmoothingEndpoints:
+        if self._closed:
+            raise Unavailable("This model was closed; open it again.")
+        return self._service.smoothing
+
+    async def _end(self) -> None:
+        await self._stack.aclose()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+
     def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise Unavailable("This model was closed; open it again.")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise Unavailable("This model was closed before the answer was there.") from None
         except BaseException:  # such as KeyboardInterrupt in the waiting thread: the request goes with it
             future.cancel()
             raise

@@ -142,9 +142,14 @@ class SmoothingEndpoints:
                     decide=lambda evidence: decide(evidence, case),
                     on_progress=None if on_progress is None else lambda done: on_progress(done, total),
                 )
-                return await question.model.engine.run(job)
+                outcome = await question.model.engine.run(job)
         except TimeoutError:
+            if timeout is None:
+                raise
             raise DeadlineExceeded(f"No answer within {timeout:g} s; ask for fewer draws or allow more time.") from None
+        if on_progress is not None:
+            on_progress(total, total)
+        return outcome
 
     async def _decode(self, question: _Question) -> Pixels:
         """The pixels that noise is added to: uint8 in grid arithmetic, float32 in float arithmetic."""

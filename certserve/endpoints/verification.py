@@ -27,7 +27,12 @@ def verify(outcome: AnyOutcome) -> tuple[str, ...]:
     setting, dimension = outcome.setting, math.prod(outcome.origin.space.shape)
     if setting.arithmetic not in tuple(Arithmetic):
         raise VerificationFailed([f"unknown arithmetic {setting.arithmetic!r}"])
-    needed = arithmetic_error(Arithmetic(setting.arithmetic), setting.sigma, dimension)
+    if min(outcome.origin.space.shape, default=0) < 1:
+        raise VerificationFailed([f"there are no pixels of shape {outcome.origin.space.shape}"])
+    try:
+        needed = arithmetic_error(Arithmetic(setting.arithmetic), setting.sigma, dimension)
+    except (OverflowError, ValueError) as error:
+        raise VerificationFailed([f"there is no such noise: {error}"]) from error
     if setting.arithmetic_error < needed * (1.0 - 1e-9):
         raise VerificationFailed([f"d * eps is {setting.arithmetic_error!r}, but the noise needs at least {needed!r}"])
     checked = verification.verify(outcome)

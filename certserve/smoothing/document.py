@@ -34,7 +34,7 @@ def from_document(document: object) -> AnyOutcome:
     Raises:
         ValueError: the document is not one; what is missing, unknown or of the wrong type.
     """
-    if not isinstance(document, dict) or document.get("kind") not in _KINDS:
+    if not isinstance(document, dict) or document.get("kind") not in tuple(_KINDS):
         raise ValueError(f"expected a JSON object whose `kind` is one of {', '.join(_KINDS)}")
     rest = {name: value for name, value in document.items() if name not in ("kind", "statement")}
     outcome = _read(_KINDS[document["kind"]], rest, document["kind"])
@@ -62,7 +62,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         return _read_fields(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where}: {error}") from error
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if type(value) is not kind:
