@@ -67,7 +67,7 @@ class ModelNotFound(CertserveError):
         self.name = name
         self.available = tuple(available)
         there_are = ", ".join(self.available) or "none"
-        super().__init__(f"There is no model named {name!r}; the models served are: {there_are}.")
+        super().__init__(f"There is no model named {name[:100]!r}; the models served are: {there_are}.")
 
 
 class Infeasible(CertserveError):

@@ -71,6 +71,8 @@ def load(bundle: Bundle, execution: Execution | None = None) -> LoadedExecution:
         known = ", ".join(_LOADERS)
         raise BundleError(f"{bundle.path}: unknown runtime {chosen.runtime!r}; this version has {known}")
     backend = _LOADERS[chosen.runtime](bundle, chosen)
+    if backend.shape != bundle.shape:
+        raise BundleError(f"{bundle.path}: the model takes {backend.shape}, model.toml says {bundle.shape}")
     if backend.num_classes != len(bundle.labels):
         raise BundleError(
             f"{bundle.path}: the model has {backend.num_classes} outputs, model.toml names {len(bundle.labels)} labels"

@@ -50,7 +50,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 def _objection(node: Any, constants: dict[str, Any]) -> str | None:
     """Why the node may not be part of a base classifier, or None."""
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     if node.op_type in _RANDOM:
         return "draws random numbers: a base classifier is a fixed function"
     if node.op_type in _BATCH_SCALED:

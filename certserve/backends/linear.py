@@ -46,11 +46,11 @@ class LinearBackend:
         Raises:
             BundleError: the file does not hold them in the shapes that `shape` needs.
         """
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"weights", "bias"} - set(arrays.files)
-            if missing:
-                raise BundleError(f"{path}: the arrays {sorted(missing)} are missing")
-            weights, bias = arrays["weights"], arrays["bias"]
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                weights, bias = arrays["weights"], arrays["bias"]
+        except Exception as error:  # numpy, zipfile and zlib share no base but Exception
+            raise BundleError(f"{path}: expected an .npz file with `weights` and `bias`: {error}") from error
         if bias.ndim != 1 or weights.shape != (len(bias), math.prod(shape)):
             raise BundleError(f"{path}: weights {weights.shape} and bias {bias.shape} do not fit the input {shape}")
         return cls(weights, bias, shape)

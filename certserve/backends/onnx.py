@@ -14,7 +14,7 @@ import onnxruntime
 from certserve.backends.graph import refuse_coupled_rows
 from certserve.errors import BackendFailed, BundleError, ModelRefused
 
-__all__ = ["OnnxBackend"]
+__all__ = ["OnnxBackend", "instruction_set"]
 
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
 

@@ -32,6 +32,8 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
         token = Path(token_file).read_text(encoding="ascii").strip() if token_file else None
         with Client(server, root_certificates=root_certificates, token=token) as client:
             rows = [asdict(info) for info in client.list_models()]
+    elif token_file or root_certificates:
+        raise click.UsageError("--token-file and --root-certificates go with --server.")
     else:
         rows = _packaged()
     if as_json:

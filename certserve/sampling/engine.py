@@ -150,6 +150,7 @@ class Engine:
                 await self._wait()
                 for batch in [b for b in self._in_flight if b.done()]:
                     self._collect(batch, self._in_flight.pop(batch))
+                    del batch  # a failed one holds the inputs it failed on
         except Exception as failure:
             _log.exception("the sampling engine failed")
             error = InternalError("The sampling engine failed.")
@@ -230,8 +231,12 @@ class Engine:
 
     def _report(self, number: int) -> None:
         running = self._running.get(number)
-        if running and running.job.on_progress and not running.answer.done():
+        if running is None or running.job.on_progress is None or running.answer.done():
+            return
+        try:
             running.job.on_progress(self._scheduler.counted(number))
+        except Exception as error:
+            self._fail(number, error)
 
     def _forget(self, number: int) -> None:
         self._running.pop(number, None)

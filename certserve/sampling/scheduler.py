@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,7 @@ class Scheduler:
         self._small: deque[int] = deque()
         self._large: deque[int] = deque()
         self._returned: deque[Slice] = deque()
+        self._odd_row = cycle((1, 0))  # the lanes take turns at it: a batch may have one row only
 
     @property
     def waiting(self) -> int:
@@ -118,8 +120,8 @@ class Scheduler:
         if self._returned:
             return (self._returned.popleft(),)
         shares: dict[tuple[int, DrawSet], list[int]] = {}
-        for_small = rows // 2 if self._large else rows
-        left = rows - for_small + self._fill(self._small, max(1, for_small), shares)
+        for_small = (rows + next(self._odd_row)) // 2 if self._large else rows
+        left = rows - for_small + self._fill(self._small, for_small, shares)
         left = self._fill(self._large, left, shares)
         self._fill(self._small, left, shares)
         return tuple(Slice(job, draws, first, count) for (job, draws), (first, count) in shares.items())

@@ -6,6 +6,7 @@ Statistical parameters are fields of requests; here are only defaults of operati
 from __future__ import annotations
 
 import ipaddress
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -35,8 +36,8 @@ class Address:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"server.port must lie in 0..65535, not {self.port}")
-        if self.grace_seconds < 0:
-            raise ConfigError(f"server.grace_seconds must not be negative, not {self.grace_seconds}")
+        if not 0 <= self.grace_seconds < math.inf:
+            raise ConfigError(f"server.grace_seconds must be 0 or a positive number, not {self.grace_seconds}")
 
     @property
     def is_loopback(self) -> bool:
@@ -126,6 +127,9 @@ def read_config(path: Path | None, overrides: Mapping[str, Mapping[str, Any]], m
     unknown = sorted(set(document) - {*sections, "models"})
     if unknown:
         raise ConfigError(f"{path}: unknown sections {unknown}; there are models, {', '.join(sections)}")
+    for name in set(document) & set(sections):
+        if not isinstance(document[name], dict):
+            raise ConfigError(f"{path}: {name} must be a section, [{name}], not {document[name]!r}")
     listed = document.get("models", [])
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{path}: models must be a list of names or directories")

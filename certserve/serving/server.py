@@ -140,9 +140,10 @@ def _listen(server: Any, config: Config, credentials: grpc.ServerCredentials | N
             return int(server.add_secure_port(address, credentials))
         return int(server.add_insecure_port(address))
     except RuntimeError as error:
-        raise ConfigError(
-            f"cannot listen on {address}: the port is taken or the address is not this machine's"
-        ) from error
+        why = "the port is taken, or the address is not this machine's"
+        if credentials:
+            why += f", or {config.security.tls_certificate} and {config.security.tls_key} do not hold a key pair in PEM"
+        raise ConfigError(f"cannot listen on {address}: {why}") from error
 
 
 def _server_credentials(security: Security) -> grpc.ServerCredentials | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,9 @@ from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Un
 __all__ = ["AnyOutcome", "from_document", "to_document"]
 
 AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided
+
+_LARGEST_EXACT = 2**53  # integers up to here are doubles without loss
+_NAMES = {float: "a finite number", int: "an integer", str: "a string"}
 
 _KINDS: dict[str, type[AnyOutcome]] = {
     "certificate": Certificate,
@@ -61,15 +65,12 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _read(typing.get_args(kind)[0], value, where)
     if is_dataclass(kind):
         return _read_fields(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ValueError(f"{where}: {error}") from error
+    if kind is float and type(value) is int and abs(value) <= _LARGEST_EXACT:
+        value = float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where}: expected {kind.__name__}, not {value!r}")
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{where}: expected {_NAMES[kind]}, not {value!r:.100}")
     return value
 
 

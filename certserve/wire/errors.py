@@ -35,6 +35,7 @@ CODES: Mapping[type[CertserveError], int] = {
 
 _DOMAIN = "certserve"
 _GENERIC = "The server failed on this request; its log holds the cause under the request id."
+_LONGEST_NAME = 200
 _BARE: Mapping[int, type[CertserveError]] = {
     code_pb2.UNAVAILABLE: errors.Unavailable,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
@@ -59,7 +60,7 @@ def to_status(error: Exception, request_id: str) -> Status:
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     elif isinstance(error, errors.ModelNotFound):
-        info.metadata["name"] = error.name
+        info.metadata["name"] = error.name[:_LONGEST_NAME]
         details += [error_details_pb2.ResourceInfo(resource_type="model", resource_name=n) for n in error.available]
     elif isinstance(error, errors.VerificationFailed):
         details.append(error_details_pb2.DebugInfo(stack_entries=error.discrepancies))
@@ -85,7 +86,8 @@ def from_status(status: Status) -> CertserveError:
         seconds = retry.retry_delay.ToNanoseconds() / 1e9 if retry is not None else 1.0
         return errors.Overloaded(status.message, retry_after=seconds)
     if name == "VerificationFailed":
-        return errors.VerificationFailed(_detail(status, error_details_pb2.DebugInfo).stack_entries)
+        found = _detail(status, error_details_pb2.DebugInfo)
+        return errors.VerificationFailed(getattr(found, "stack_entries", (status.message,)))
     if name == "InternalError":
         return errors.InternalError(status.message, request_id=request_id)
     by_name = {cls.__name__: cls for cls in CODES}

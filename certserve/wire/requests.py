@@ -47,12 +47,12 @@ _DTYPES: dict[Any, np.dtype[Any]] = {pb.DATA_TYPE_UINT8: np.dtype("u1"), pb.DATA
 
 
 def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
-    """Raises InvalidRequest: the image is an array of a type that the protocol does not have."""
+    """Raises InvalidRequest: an image or a number of draws that the protocol cannot carry."""
     return pb.PredictRequest(
         model=request.model,
         image=_image_to_wire(request.image, request.fit),
         sigma=request.sigma,
-        n=request.n,
+        n=_draws("n", request.n),
         alpha=request.alpha,
         arithmetic=_arithmetic_to_wire(request.arithmetic),
         nonce=request.nonce,
@@ -76,15 +76,15 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
 
 
 def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
-    """Raises InvalidRequest: the image or the plan is one that the protocol does not have."""
+    """Raises InvalidRequest: an image, a plan or a number of draws that the protocol cannot carry."""
     if request.plan != "fixed":
         raise InvalidRequest([Violation("plan", f"unknown plan {request.plan!r}; this version has 'fixed'")])
     return pb.CertifyRequest(
         model=request.model,
         image=_image_to_wire(request.image, request.fit),
         sigma=request.sigma,
-        n0=request.n0,
-        n=request.n,
+        n0=_draws("n0", request.n0),
+        n=_draws("n", request.n),
         alpha=request.alpha,
         bound=BOUNDS[request.bound],
         plan=pb.Plan(fixed=pb.FixedPlan()),
@@ -198,7 +198,7 @@ def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation]) -> RawImage | N
         wrong.append(Violation("image.tensor.dtype", "must be UINT8 or FLOAT32"))
         return None
     if len(tensor.shape) != 3 or min(tensor.shape) < 1:
-        shape = list(tensor.shape)
+        shape = list(tensor.shape) if len(tensor.shape) <= 8 else f"{len(tensor.shape)} numbers"
         wrong.append(Violation("image.tensor.shape", f"expected [channels, height, width], not {shape}"))
         return None
     expected = math.prod(tensor.shape) * dtype.itemsize
@@ -207,6 +207,12 @@ def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation]) -> RawImage | N
         wrong.append(Violation("image.tensor.data", description))
         return None
     return RawImage(np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape))
+
+
+def _draws(field: str, number: int | None) -> int | None:
+    if number is not None and not -(1 << 63) <= number < 1 << 63:
+        raise InvalidRequest([Violation(field, "must fit into 64 bits")])
+    return number
 
 
 def _arithmetic_to_wire(arithmetic: Arithmetic | None) -> Any:

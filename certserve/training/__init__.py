@@ -1,0 +1,1 @@
+"""Training of the base classifiers that the packaged zoo carries."""

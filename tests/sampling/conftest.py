@@ -1,0 +1,150 @@
+"""What the tests of sampling share: the tiny models, and a bench of jobs whose labels are known beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import Key
+from certserve.sampling.engine import Job
+from certserve.sampling.scheduler import Slice
+from certserve.sampling.source import DrawSet, DrawSource
+from certserve.smoothing.outcomes import Evidence, Votes
+
+CLASSES = 3
+
+Labels = npt.NDArray[np.uint16]
+
+
+def labels_of(seed: int, draws: DrawSet, first: int, count: int) -> Labels:
+    """The labels of a run of draws, 0..CLASSES, as a pure function of (seed, set, index): no model needed."""
+    index = np.arange(first, first + count, dtype=np.uint64)
+    mixed = index * np.uint64(2654435761) + np.uint64(977 * seed + (31 if draws is DrawSet.SELECTION else 0))
+    return ((mixed >> np.uint64(9)) % np.uint64(CLASSES + 1)).astype(np.uint16)
+
+
+def votes_of(labels: Labels) -> Votes:
+    """The votes of labels, counted independently of the scheduler."""
+    return Votes(tuple(int((labels == c).sum()) for c in range(CLASSES)), int((labels == CLASSES).sum()))
+
+
+def evidence_of(seed: int, n0: int, looks: Sequence[int]) -> Evidence:
+    """The evidence a job must end with: the votes of exactly its selection draws and of each prefix it looks at."""
+    selection = votes_of(labels_of(seed, DrawSet.SELECTION, 0, n0))
+    return Evidence(selection, tuple(votes_of(labels_of(seed, DrawSet.ESTIMATION, 0, look)) for look in looks))
+
+
+@dataclass
+class Submitted:
+    """A batch that the engine has submitted and that waits for the test."""
+
+    work: list[tuple[int, Slice]]
+    future: Future[list[Labels]]
+
+    @property
+    def seeds(self) -> set[int]:
+        """Which jobs' draws it holds."""
+        return {seed for seed, _ in self.work}
+
+    def answer(self) -> None:
+        """Give the right labels."""
+        if self.future.set_running_or_notify_cancel():
+            found = [labels_of(seed, piece.draws, piece.first, piece.count) for seed, piece in self.work]
+            self.future.set_result(found)
+
+    def fail(self, error: Exception) -> None:
+        """Fail all of it."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+Respond = Callable[[Submitted], None]
+
+
+class ScriptedExecutor:
+    """An executor that does nothing until the test says so. A source's first pixel is its job's seed."""
+
+    num_classes = CLASSES
+
+    def __init__(self, largest_batch: int = 32) -> None:
+        self.largest_batch = largest_batch
+        self.sources: dict[int, DrawSource] = {}
+        self.pending: list[Submitted] = []
+        self.history: list[Submitted] = []
+
+    def admit(self, job: int, source: DrawSource) -> None:
+        self.sources[job] = source
+
+    def forget(self, job: int) -> None:
+        self.sources.pop(job, None)
+
+    def submit(self, batch: Sequence[Slice]) -> Future[list[Labels]]:
+        work = [(int(self.sources[piece.job].pixels.flat[0]), piece) for piece in batch]
+        submitted = Submitted(work, Future())
+        self.pending.append(submitted)
+        self.history.append(submitted)
+        return submitted.future
+
+    async def settle(self) -> None:
+        """Let the engine do all it can do before the next batch comes back."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def finish(self, respond: Respond = Submitted.answer) -> None:
+        """Respond to batches, in order, until the engine submits no more."""
+        await self.settle()
+        while self.pending:
+            assert len(self.history) < 1_000, "the engine submits without end"
+            respond(self.pending.pop(0))
+            await self.settle()
+
+
+class Bench:
+    """Makes jobs that end with all of their evidence."""
+
+    def source(self, seed: int) -> DrawSource:
+        """An input known by its seed, 0..255."""
+        pixels = np.full((1, 2, 2), seed, np.uint8)
+        return DrawSource(Key(bytes([seed]) * 32), pixels, 0.25, Arithmetic.GRID)
+
+    def job(self, seed: int, n0: int, looks: Sequence[int]) -> Job[Evidence]:
+        """A job that goes on until its last look."""
+        return Job(self.source(seed), n0, looks, lambda found: found if len(found.looks) == len(looks) else None)
+
+    def evidence(self, seed: int, n0: int, looks: Sequence[int]) -> Evidence:
+        """What `job` ends with."""
+        return evidence_of(seed, n0, looks)
+
+    def labels(self, seed: int, draws: DrawSet, first: int, count: int) -> Labels:
+        """Labels of a run of a job's draws."""
+        return labels_of(seed, draws, first, count)
+
+    def executor(self, largest_batch: int = 32) -> ScriptedExecutor:
+        """An executor that the test controls."""
+        return ScriptedExecutor(largest_batch)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture(scope="session")
+def models() -> ModuleType:
+    """tests/models.py, to which no import path leads."""
+    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

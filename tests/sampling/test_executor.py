@@ -1,0 +1,158 @@
+"""The contract of executors: a label for each draw, in order, whatever shares the batch."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from certserve.errors import BackendFailed
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import Key
+from certserve.sampling.executor import Executor, ThreadExecutor
+from certserve.sampling.sampler import Sampler
+from certserve.sampling.scheduler import Slice
+from certserve.sampling.source import DrawSet, DrawSource
+
+TIMEOUT = 30.0
+"""Seconds after which a test gives up; nothing is measured by it."""
+
+
+class Gated:
+    """A backend that waits at a gate, and fails when told to."""
+
+    def __init__(self, models: ModuleType) -> None:
+        self._backend = models.linear()
+        self.shape: tuple[int, int, int] = self._backend.shape
+        self.num_classes: int = self._backend.num_classes
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failures = 0
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        assert self.gate.wait(TIMEOUT)
+        if self.failures:
+            self.failures -= 1
+            raise BackendFailed("told to")
+        return np.asarray(self._backend.logits(pixels))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An executor and the backend under it."""
+
+    executor: Executor
+    backend: Gated
+
+
+@pytest.fixture(params=["thread"])
+def subject(models: ModuleType) -> Iterator[Subject]:
+    backend = Gated(models)
+    with ThreadPoolExecutor(1) as device:
+        yield Subject(ThreadExecutor(Sampler(backend, (1, 8, 32)), device), backend)
+        backend.gate.set()
+
+
+def _source(seed: int) -> DrawSource:
+    pixels = (np.arange(192) * (2 * seed + 1) % 256).astype(np.uint8).reshape(3, 8, 8)
+    return DrawSource(Key(bytes([seed]) * 32), pixels, 0.5, Arithmetic.GRID)
+
+
+def _labels(models: ModuleType, piece: Slice) -> list[int]:
+    rows = np.empty((piece.count, 192), np.float32)
+    _source(piece.job).write(piece.draws, piece.first, rows)
+    return [int(label) for label in models.linear().logits(rows.reshape(-1, 3, 8, 8)).argmax(axis=1)]
+
+
+def _run(executor: Executor, *pieces: Slice) -> list[list[int]]:
+    return [found.tolist() for found in executor.submit(pieces).result(TIMEOUT)]
+
+
+PIECES = (
+    Slice(1, DrawSet.SELECTION, 0, 5),
+    Slice(2, DrawSet.ESTIMATION, 30, 9),
+    Slice(1, DrawSet.ESTIMATION, 0, 4),
+    Slice(3, DrawSet.ESTIMATION, 999, 1),
+)
+
+
+def _admit_all(executor: Executor) -> None:
+    for seed in (1, 2, 3):
+        executor.admit(seed, _source(seed))
+
+
+def test_gives_a_label_for_each_draw_in_order(subject: Subject, models: ModuleType) -> None:
+    _admit_all(subject.executor)
+    assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]
+
+
+def test_labels_do_not_depend_on_what_shares_the_batch(subject: Subject, models: ModuleType) -> None:
+    _admit_all(subject.executor)
+    for piece in PIECES:
+        assert _run(subject.executor, piece) == [_labels(models, piece)]
+    assert _run(subject.executor, *PIECES[::-1]) == [_labels(models, piece) for piece in PIECES[::-1]]
+
+
+def test_more_draws_than_its_largest_batch_still_run(subject: Subject, models: ModuleType) -> None:
+    subject.executor.admit(1, _source(1))
+    piece = Slice(1, DrawSet.ESTIMATION, 0, 3 * subject.executor.largest_batch + 1)
+    assert _run(subject.executor, piece) == [_labels(models, piece)]
+
+
+def test_a_slice_may_run_again(subject: Subject) -> None:
+    subject.executor.admit(1, _source(1))
+    assert _run(subject.executor, PIECES[0]) == _run(subject.executor, PIECES[0])
+
+
+def test_labels_lie_within_the_classes(subject: Subject) -> None:
+    _admit_all(subject.executor)
+    (found,) = subject.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 200)]).result(TIMEOUT)
+    assert found.dtype == np.uint16
+    assert set(found.tolist()) <= set(range(subject.executor.num_classes))
+
+
+def test_slices_submitted_before_their_job_is_forgotten_still_run(subject: Subject, models: ModuleType) -> None:
+    _admit_all(subject.executor)
+    subject.backend.gate.clear()
+    futures = [subject.executor.submit([piece]) for piece in PIECES]
+    for seed in (1, 2, 3):
+        subject.executor.forget(seed)
+    subject.backend.gate.set()
+    found = [future.result(TIMEOUT)[0].tolist() for future in futures]
+    assert found == [_labels(models, piece) for piece in PIECES]
+
+
+def test_forgetting_a_job_nobody_knows_or_twice_is_allowed(subject: Subject, models: ModuleType) -> None:
+    _admit_all(subject.executor)
+    for job in (7, 2, 2):
+        subject.executor.forget(job)
+    assert _run(subject.executor, PIECES[0]) == [_labels(models, PIECES[0])]
+
+
+def test_a_failure_is_in_the_future_and_ends_nothing_else(subject: Subject, models: ModuleType) -> None:
+    _admit_all(subject.executor)
+    subject.backend.failures = 1
+    with pytest.raises(BackendFailed, match="told to"):
+        subject.executor.submit(PIECES).result(TIMEOUT)
+    assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]
+
+
+def test_executors_of_two_models_may_share_a_device(models: ModuleType) -> None:
+    with ThreadPoolExecutor(1) as device:
+        executors = [ThreadExecutor(Sampler(models.linear(), shapes), device) for shapes in [(1, 8), (32,)]]
+        for executor in executors:
+            executor.admit(1, _source(1))
+        futures = [executor.submit([PIECES[0]]) for executor in executors]
+        assert [future.result(TIMEOUT)[0].tolist() for future in futures] == [_labels(models, PIECES[0])] * 2
+
+
+def test_a_slice_travels_to_other_processes() -> None:
+    for piece in PIECES:
+        assert pickle.loads(pickle.dumps(piece)) == piece

@@ -1,0 +1,244 @@
+"""Whatever is written to the wire is read back as it was, through the bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from certserve.bundle import Defaults
+from certserve.endpoints.requests import CertifyRequest, ExecutionInfo, ModelInfo, PredictRequest
+from certserve.errors import InvalidRequest
+from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
+from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.outcomes import (
+    Abstention,
+    Bound,
+    Certificate,
+    Origin,
+    Prediction,
+    Setting,
+    Space,
+    Undecided,
+    Votes,
+)
+from certserve.v1 import certserve_pb2 as pb
+from certserve.wire import outcomes, requests
+
+EXAMPLES = settings(deadline=None, max_examples=60)
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+int64s = st.integers(-(2**63), 2**63 - 1)
+counts = st.integers(0, 2**63 - 1)
+floats = st.floats(allow_nan=False)
+labels = st.integers(0, 2**31 - 1)
+shapes = st.tuples(*[st.integers(1, 4)] * 3)
+
+raw_images = st.one_of(
+    shapes.flatmap(lambda shape: hnp.arrays(np.uint8, shape)),
+    shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(allow_nan=False, width=32))),
+).map(RawImage)
+sent_images: st.SearchStrategy[tuple[ImageInput | None, ImageFit]] = st.one_of(
+    st.tuples(st.one_of(raw_images, st.binary(max_size=40).map(EncodedImage)), st.sampled_from(ImageFit)),
+    st.just((None, ImageFit.EXACT)),  # the fit is part of the image
+)
+shared_fields: dict[str, st.SearchStrategy[Any]] = {
+    "model": texts,
+    "sigma": st.none() | floats,
+    "n": st.none() | int64s,
+    "alpha": st.none() | floats,
+    "arithmetic": st.none() | st.sampled_from(Arithmetic),
+    "nonce": st.binary(max_size=80),
+}
+predict_requests = sent_images.flatmap(
+    lambda sent: st.builds(PredictRequest, image=st.just(sent[0]), fit=st.just(sent[1]), **shared_fields)
+)
+certify_requests = sent_images.flatmap(
+    lambda sent: st.builds(
+        CertifyRequest,
+        image=st.just(sent[0]),
+        fit=st.just(sent[1]),
+        n0=st.none() | int64s,
+        bound=st.sampled_from(Bound),
+        **shared_fields,
+    )
+)
+
+votes = st.builds(Votes, st.lists(counts, max_size=4).map(tuple), counts)
+looks_of_votes = st.lists(votes, max_size=3).map(tuple)
+tested_settings = st.builds(
+    Setting,
+    sigma=floats,
+    n0=int64s,
+    n=int64s,
+    alpha=floats,
+    plan=texts,
+    looks=st.lists(int64s, max_size=3).map(tuple),
+    bound=st.sampled_from(Bound),
+    arithmetic=st.sampled_from([arithmetic.value for arithmetic in Arithmetic]),
+    stream=texts,
+    arithmetic_error=floats,
+)
+origins = st.builds(
+    Origin,
+    *[texts] * 5,
+    st.builds(Space, texts, st.lists(int64s, max_size=4).map(tuple), texts, texts),
+)
+# A statement is derived from the outcome and goes along, so p_lower and the radius are numbers it can print.
+printable = st.floats(0.0, 1.0, exclude_min=True)
+certificates = st.builds(
+    Certificate, labels, texts, printable, texts, floats, votes, looks_of_votes, tested_settings, origins
+)
+predictions = st.builds(Prediction, labels, texts, floats, votes, tested_settings, origins)
+abstentions = st.builds(
+    Abstention,
+    labels,
+    texts,
+    votes,
+    looks_of_votes,
+    tested_settings,
+    origins,
+    p_lower=st.none() | printable | st.just(0.0),
+    p_value=st.none() | printable | st.just(0.0),
+)
+undecideds = st.builds(Undecided, texts, tested_settings, origins)
+model_infos = st.builds(
+    ModelInfo,
+    name=texts,
+    version=texts,
+    description=texts,
+    labels=st.lists(texts, max_size=4).map(tuple),
+    shape=st.lists(int64s, max_size=4).map(tuple),
+    colour=texts,
+    resize=int64s,
+    sigmas=st.lists(floats, max_size=3).map(tuple),
+    defaults=st.builds(
+        Defaults,
+        floats,
+        *[st.integers(1, 10**7)] * 2,
+        st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
+        st.integers(1, 10**7),
+    ),
+    largest_n=int64s,
+    execution=st.builds(ExecutionInfo, *[texts] * 5, st.lists(int64s, max_size=3).map(tuple)),
+    commitment=texts,
+)
+
+
+class TestRequests:
+    """What a client asks is what the endpoint is asked."""
+
+    @EXAMPLES
+    @given(request=predict_requests)
+    def test_predict(self, request: PredictRequest) -> None:
+        """A field that the wire forgets, or fills in where the caller left it out, fails."""
+        sent = requests.predict_request_to_wire(request).SerializeToString()
+        assert requests.predict_request_from_wire(pb.PredictRequest.FromString(sent)) == request
+
+    @EXAMPLES
+    @given(request=certify_requests)
+    def test_certify(self, request: CertifyRequest) -> None:
+        """The same for Certify."""
+        sent = requests.certify_request_to_wire(request).SerializeToString()
+        assert requests.certify_request_from_wire(pb.CertifyRequest.FromString(sent)) == request
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_pixels_in_any_memory_order_arrive_in_the_protocols_order(self, dtype: str) -> None:
+        """A transposed view that is sent in its memory's order fails."""
+        pixels = np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1).astype(dtype, order="K")
+        assert not pixels.flags.c_contiguous
+        message = requests.predict_request_to_wire(PredictRequest(image=RawImage(pixels)))
+        assert list(message.image.tensor.shape) == [4, 2, 3]
+        assert message.image.tensor.data == pixels.copy(order="C").tobytes()
+
+    def test_zero_is_not_left_out(self) -> None:
+        """0 and 0.0 are what the caller said, not a request for the default."""
+        certify = CertifyRequest(image=None, sigma=0.0, n=0, n0=0, alpha=0.0)
+        assert requests.certify_request_from_wire(requests.certify_request_to_wire(certify)) == certify
+        predict = PredictRequest(image=None, sigma=0.0, n=0, alpha=0.0)
+        assert requests.predict_request_from_wire(requests.predict_request_to_wire(predict)) == predict
+
+    def test_a_nan_is_sent_as_it_is(self) -> None:
+        """A NaN that disappears on the way would be answered as if it were the default."""
+        read = requests.predict_request_from_wire(
+            requests.predict_request_to_wire(PredictRequest(image=None, sigma=math.nan, alpha=math.nan))
+        )
+        assert read.sigma is not None
+        assert read.alpha is not None
+        assert math.isnan(read.sigma)
+        assert math.isnan(read.alpha)
+
+    @pytest.mark.parametrize("dtype", ["float64", "int32", ">f4", "bool"])
+    def test_a_dtype_that_the_protocol_lacks_is_refused(self, dtype: str) -> None:
+        """Converting silently would certify other pixels than the caller's."""
+        with pytest.raises(InvalidRequest) as caught:
+            requests.predict_request_to_wire(PredictRequest(image=RawImage(np.zeros((1, 2, 2), dtype))))
+        assert [violation.field for violation in caught.value.violations] == ["image"]
+
+    def test_a_plan_that_the_protocol_lacks_is_refused(self) -> None:
+        """A plan sent as another one would answer another question."""
+        with pytest.raises(InvalidRequest, match="halving") as caught:
+            requests.certify_request_to_wire(CertifyRequest(image=None, plan="halving"))
+        assert [violation.field for violation in caught.value.violations] == ["plan"]
+
+    @pytest.mark.parametrize("name", ["n", "n0"])
+    @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30])
+    def test_draws_that_an_int64_cannot_hold_are_refused(self, name: str, value: int) -> None:
+        """The caller learns of it as of any other number out of range, whichever face was asked."""
+        request = replace(CertifyRequest(image=None), **{name: value})  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest) as caught:
+            requests.certify_request_to_wire(request)
+        assert [violation.field for violation in caught.value.violations] == [name]
+
+
+class TestOutcomes:
+    """What an endpoint answers is what the client gets."""
+
+    @EXAMPLES
+    @given(outcome=st.one_of(certificates, abstentions, undecideds), seconds=floats)
+    def test_certify(self, outcome: Certificate | Abstention | Undecided, seconds: float) -> None:
+        """A field that is lost, defaulted or mixed up with another fails."""
+        sent = outcomes.certify_outcome_to_wire(outcome, seconds).SerializeToString()
+        reply = pb.CertifyResponse.FromString(sent)
+        assert outcomes.certify_outcome_from_wire(reply) == outcome
+        assert reply.seconds == seconds
+
+    @EXAMPLES
+    @given(outcome=st.one_of(predictions, abstentions, undecideds), seconds=floats)
+    def test_predict(self, outcome: Prediction | Abstention | Undecided, seconds: float) -> None:
+        """The same for Predict."""
+        sent = outcomes.predict_outcome_to_wire(outcome, seconds).SerializeToString()
+        reply = pb.PredictResponse.FromString(sent)
+        assert outcomes.predict_outcome_from_wire(reply) == outcome
+        assert reply.seconds == seconds
+
+    @EXAMPLES
+    @given(outcome=certificates)
+    def test_the_statement_goes_along(self, outcome: Certificate) -> None:
+        """Callers in other languages have no other sentence of what is guaranteed."""
+        reply = outcomes.certify_outcome_to_wire(outcome, 0.0)
+        assert reply.certificate.statement == outcome.statement
+
+    def test_a_reply_without_an_outcome_is_refused(self) -> None:
+        """A kind of outcome of a later version must not be read as one of ours."""
+        with pytest.raises(ValueError, match="no outcome"):
+            outcomes.certify_outcome_from_wire(pb.CertifyResponse(seconds=1.0))
+        with pytest.raises(ValueError, match="no outcome"):
+            outcomes.predict_outcome_from_wire(pb.PredictResponse(seconds=1.0))
+
+
+class TestModels:
+    """What a server says of its models."""
+
+    @EXAMPLES
+    @given(info=model_infos)
+    def test_model(self, info: ModelInfo) -> None:
+        """A field that is lost or mixed up with another fails."""
+        sent = requests.model_to_wire(info).SerializeToString()
+        assert requests.model_from_wire(pb.Model.FromString(sent)) == info
