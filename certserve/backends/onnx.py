@@ -32,7 +32,7 @@ class OnnxBackend:
 
     def __init__(self, path: Path, precision: str, threads: int | None = None) -> None:
         refuse_coupled_rows(path)
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or _cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -72,6 +72,11 @@ class OnnxBackend:
         if logits.ndim != 2 or len(logits) != 2:
             raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
         return int(logits.shape[1])
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def instruction_set() -> str:

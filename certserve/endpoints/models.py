@@ -13,7 +13,7 @@ from certserve.bundle import Bundle
 from certserve.endpoints.requests import ExecutionInfo, ModelInfo
 from certserve.errors import BundleError, ModelNotFound
 from certserve.images import Geometry
-from certserve.noise.grid import rounded_gaussian
+from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
 from certserve.noise.keystream import Secret
 from certserve.sampling.engine import Engine
 from certserve.sampling.executor import ThreadExecutor
@@ -39,6 +39,8 @@ class LoadedModel:
             ModelRefused: the model is no base classifier for smoothing.
         """
         found = bundle.read(path)
+        if max(found.sigmas) > LARGEST_SIGMA:
+            raise BundleError(f"{path}: sigma is in units of pixels in [0, 1], at most {LARGEST_SIGMA:g}")
         for sigma in found.sigmas:
             rounded_gaussian(sigma)
         return cls(found, backends.load(found))

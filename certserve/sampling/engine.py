@@ -17,9 +17,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from certserve.errors import BackendFailed, InternalError, Overloaded, Unavailable
+from certserve.errors import BackendFailed, Infeasible, InternalError, Overloaded, Unavailable
 from certserve.sampling.executor import Executor
-from certserve.sampling.scheduler import Scheduler, Slice
+from certserve.sampling.scheduler import Scheduler
+from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Evidence
 
@@ -109,10 +110,13 @@ class Engine:
         """Return if a job of so many draws may be queued now.
 
         Raises:
+            Infeasible: not even when nothing else is waiting.
             Overloaded: too many draws wait. Unavailable: the engine has stopped.
         """
         if not self.alive:
             raise Unavailable("The sampling engine has stopped.")
+        if draws > self._largest_queue:
+            raise Infeasible(f"{draws} draws are more than this server queues; ask for at most {self._largest_queue}.")
         if self.waiting + draws > self._largest_queue:
             seconds = self._pace.seconds_for(self.waiting)
             raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=seconds)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.sampling.sampler import Sampler
-from certserve.sampling.scheduler import Slice
+from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
 __all__ = ["Executor", "ThreadExecutor"]

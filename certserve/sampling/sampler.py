@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from certserve.sampling.scheduler import Slice
+from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
 __all__ = ["Sampler"]

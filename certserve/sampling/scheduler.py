@@ -17,25 +17,15 @@ from itertools import cycle
 import numpy as np
 import numpy.typing as npt
 
-from certserve.sampling.source import DrawSet
+from certserve.sampling.slices import DrawSet, Slice
 from certserve.smoothing.outcomes import Evidence, Votes
 
-__all__ = ["SMALL_JOB", "Scheduler", "Slice"]
+__all__ = ["SMALL_JOB", "Scheduler"]
 
 SMALL_JOB = 2_000
 """Jobs of at most this many draws go ahead."""
 
 _TURN = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A run of one job's draws: small, picklable, idempotent."""
-
-    job: int
-    draws: DrawSet
-    first: int
-    count: int
 
 
 @dataclass(slots=True)

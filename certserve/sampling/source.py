@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +11,9 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import LEVELS, GridNoise
 from certserve.noise.keystream import Key
 from certserve.noise.real import RealNoise, round_sum
+from certserve.sampling.slices import DrawSet
 
-__all__ = ["DrawSet", "DrawSource"]
-
-
-class DrawSet(StrEnum):
-    """The two disjoint sets of draws. The value names the domain of the key's stream."""
-
-    SELECTION = "selection"
-    ESTIMATION = "estimation"
+__all__ = ["DrawSource"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,9 +1,10 @@
 """Confidence bounds on a binomial proportion, rounded so that they never claim too much.
 
 `scipy.special.betaincinv` lies above the exact Clopper-Pearson bound about half of the time, by up to 110 units
-in the last place, and `betainc` itself errs by up to 5e-11 n / 10^6 (relative). Each bound here is therefore aimed a
-little below its level, stepped until the computed tail is below the level by more than `betainc` can err, and
-moved two units further. The tests compare with exact rationals (n <= 300) and interval enclosures (n <= 10^6).
+in the last place, and `betainc` itself errs by up to 5e-11 (relative) for n <= 10^6 and 5e-10 for n <= 10^7. Each
+bound here is therefore aimed a little below its level, stepped until the computed tail is below the level by more
+than `betainc` can err, and moved two units further. The tests compare with exact rationals (n <= 300) and interval
+enclosures (n <= 10^7).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import pytest
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.engine import Job
-from certserve.sampling.scheduler import Slice
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet, Slice
+from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Evidence, Votes
 
 CLASSES = 3

@@ -23,7 +23,8 @@ from certserve.noise.keystream import Key
 from certserve.sampling.engine import Engine, Job
 from certserve.sampling.executor import ThreadExecutor
 from certserve.sampling.sampler import Sampler
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet
+from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Evidence, Votes
 
 SHAPE = (1, 4, 4)

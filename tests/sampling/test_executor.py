@@ -18,8 +18,8 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.executor import Executor, ThreadExecutor
 from certserve.sampling.sampler import Sampler
-from certserve.sampling.scheduler import Slice
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet, Slice
+from certserve.sampling.source import DrawSource
 
 TIMEOUT = 30.0
 """Seconds after which a test gives up; nothing is measured by it."""

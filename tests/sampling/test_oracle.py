@@ -25,8 +25,8 @@ from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import STREAM, Key
 from certserve.sampling.sampler import Sampler
-from certserve.sampling.scheduler import Slice
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet, Slice
+from certserve.sampling.source import DrawSource
 from certserve.smoothing.decision import certify
 from certserve.smoothing.outcomes import Bound, Case, Certificate, Origin, Setting, Space, Votes
 
@@ -187,7 +187,7 @@ def _probability_near(oracle: HalfSpace, shift: npt.NDArray[np.float64]) -> floa
 @pytest.mark.parametrize("oracle", ORACLES, ids=NAMES)
 def test_the_sampler_draws_with_exactly_that_probability(oracle: HalfSpace, draws: DrawSet, models: ModuleType) -> None:
     """Under a fixed public key the count lies where all but a 10^-9 of keys put it."""
-    n = 4_000
+    n = 16_000
     backend = models.half_space(SHAPE, dict(oracle.steps), oracle.threshold)
     source = DrawSource(KEY, np.array(oracle.pixels, np.uint8).reshape(SHAPE), oracle.sigma, Arithmetic.GRID)
     (labels,) = Sampler(backend, (1, 8, 32, 128)).labels([(source, Slice(0, draws, 0, n))])
@@ -196,7 +196,7 @@ def test_the_sampler_draws_with_exactly_that_probability(oracle: HalfSpace, draw
 
 @pytest.mark.parametrize("steps", [{0: 1}, {1: 1, 2: -1}], ids=["one pixel", "two pixels"])
 def test_float_arithmetic_draws_with_the_gaussian_probability(steps: Mapping[int, int], models: ModuleType) -> None:
-    n, sigma, threshold = 4_000, 0.5, 20
+    n, sigma, threshold = 16_000, 0.5, -51
     pixels = np.array([0.3, 0.7, 0.41, 0.9], np.float32).reshape(SHAPE)
     source = DrawSource(KEY, pixels, sigma, Arithmetic.FLOAT)
     (labels,) = Sampler(models.half_space(SHAPE, steps, threshold), (1, 8, 32, 128)).labels(

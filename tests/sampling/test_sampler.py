@@ -13,8 +13,8 @@ from certserve.errors import BackendFailed
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.sampler import Sampler
-from certserve.sampling.scheduler import Slice
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet, Slice
+from certserve.sampling.source import DrawSource
 
 SHAPE = (3, 8, 8)
 LADDER = (1, 8, 32, 128)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from certserve.sampling.scheduler import SMALL_JOB, Scheduler, Slice
-from certserve.sampling.source import DrawSet
+from certserve.sampling.scheduler import SMALL_JOB, Scheduler
+from certserve.sampling.slices import DrawSet, Slice
 from certserve.smoothing.outcomes import Evidence
 
 if TYPE_CHECKING:

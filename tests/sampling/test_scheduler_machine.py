@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from certserve.sampling.scheduler import SMALL_JOB, Scheduler, Slice
-from certserve.sampling.source import DrawSet
+from certserve.sampling.scheduler import SMALL_JOB, Scheduler
+from certserve.sampling.slices import DrawSet, Slice
 from certserve.smoothing.outcomes import Evidence, Votes
 
 CLASSES = 2

@@ -10,7 +10,8 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import GridNoise
 from certserve.noise.keystream import Key
 from certserve.noise.real import RealNoise
-from certserve.sampling.source import DrawSet, DrawSource
+from certserve.sampling.slices import DrawSet
+from certserve.sampling.source import DrawSource
 
 SHAPE = (3, 5, 7)
 DIMENSION = 105

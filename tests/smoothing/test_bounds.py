@@ -118,6 +118,29 @@ def test_large_n_by_enclosure(n: int, alpha: float) -> None:
             assert tail_ball(k, n, 1 - Fraction(upper) + room(upper)) > alpha, (k, upper)
 
 
+HARD = [
+    # `betaincinv` lies above the exact bound by more than it was aimed below.
+    (213449, 1708183, 8.127629525784249e-42),
+    (392091, 8745668, 3.4270333210704025e-80),
+    (1207516, 6650026, 1.506223942394566e-07),
+    (803200, 4943916, 1.6637297667510374e-17),
+    (108309, 585178, 9.139588957208316e-17),
+    (189163, 968483, 4.168438626301966e-85),
+    # `betainc` errs by more than 1e-10.
+    (17, 9855320, 0.5442397239819108),
+    (15, 5688656, 0.7129883232050651),
+]
+
+
+@pytest.mark.parametrize(("k", "n", "alpha"), HARD)
+def test_where_scipy_errs_most(k: int, n: int, alpha: float) -> None:
+    """A bound that trusts scipy's inverse, or its tail, where they are known to be worst fails."""
+    with flint.ctx.workprec(256):
+        lower = Fraction(clopper_pearson_lower(k, n, alpha))
+        assert tail_ball(k, n, lower) <= alpha * (1 - flint.arb("1e-11"))
+        assert tail_ball(k, n, lower) >= alpha * (1 - flint.arb("1e-7"))
+
+
 def is_covered(bounds: Sequence[Fraction], p: Fraction, alpha: float) -> bool:
     """Whether P(bounds[K] > p) <= alpha under K ~ Binomial(n, p), decided in integers."""
     n, hit, whole = len(bounds) - 1, p.numerator, p.denominator

@@ -18,6 +18,7 @@ from certserve.smoothing.decision import certify, predict
 from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.enclosures import Interval, binomial_tail, normal_cdf
 from certserve.smoothing.outcomes import (
+    Abstention,
     Bound,
     Case,
     Certificate,
@@ -70,6 +71,13 @@ class TestAccepts:
             certified += isinstance(outcome, Certificate)
         assert certified > 0
 
+    @pytest.mark.parametrize("alpha", [0.5, 0.75, 0.9, 0.99, 0.999])
+    def test_what_certify_issues_at_any_level(self, alpha: float) -> None:
+        """The same where a bound moves fast with its level, for every count of few draws."""
+        for n in range(1, 13):
+            for k in range(n + 1):
+                assert verify(certify(Votes((1, 9, 0)), Votes((n - k, k, 0)), case(n, alpha)))
+
     @pytest.mark.parametrize("alpha", [*ALPHAS, 1e-12, 1e-100])
     @pytest.mark.parametrize("n", [10_000, 100_000, 1_000_000])
     def test_what_certify_issues_for_many_draws(self, n: int, alpha: float) -> None:
@@ -94,6 +102,13 @@ class TestAccepts:
         question = case(100, 0.001, n0=0, plan="fixed-predict")
         assert verify(predict(Votes((50, 49, 0), 1), question))
         assert verify(Undecided("the budget ended", question.setting, ORIGIN)) == ("Nothing is claimed.",)
+
+    def test_an_abstention_counts_its_draws(self) -> None:
+        """An abstention with more selection draws than were planned, accepted, fails."""
+        honest = predict(Votes((50, 50, 0)), case(100, 0.001, n0=0, plan="fixed-predict"))
+        assert isinstance(honest, Abstention)
+        with pytest.raises(VerificationFailed, match="selection votes sum to 1"):
+            verify(replace(honest, selection=Votes((1, 0, 0))))
 
     def test_it_says_what_was_checked(self) -> None:
         """A check that was made and is not named, or named by the number of another certificate, fails."""
@@ -121,6 +136,13 @@ def with_p_lower(certificate: Certificate, p_lower: float) -> Certificate:
 
 def with_votes(certificate: Certificate, *counts: int, non_finite: int = 0) -> Certificate:
     return replace(certificate, estimation=(Votes(counts, non_finite),))
+
+
+def without_selection(certificate: Certificate) -> Certificate:
+    """The certificate of a label that nothing selected."""
+    estimation = (Votes((900, 100, 0)),)
+    unselected = replace(certificate, label=0, selection=Votes((0, 0, 0)), estimation=estimation)
+    return replace(unselected, setting=replace(unselected.setting, n0=0))
 
 
 TAMPERED: dict[str, Tampering] = {
@@ -151,7 +173,7 @@ TAMPERED: dict[str, Tampering] = {
     "another selection": lambda c: replace(c, selection=Votes((9, 1, 0))),
     "a selection too large": lambda c: replace(c, selection=Votes((1, 10, 0))),
     "a negative selection": lambda c: replace(c, selection=Votes((-1, 11, 0))),
-    "no selection": lambda c: with_setting(replace(c, selection=Votes((0, 0, 0)), label=0), n0=0),
+    "no selection": without_selection,
     "selection not counted": lambda c: with_setting(c, n0=0),
     "fewer draws": lambda c: with_setting(c, n=999),
     "more draws": lambda c: with_setting(c, n=1001),
