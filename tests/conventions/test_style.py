@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 _ROOT = Path(__file__).resolve().parents[2]
-_TREES = ("certserve", "tests", "protos")
+_TREES = ("certserve", "tests", "protos", "benchmarks")
 _VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "manager", "managers"}
 _WORDS = re.compile(r"defen" r"se|\bTO" r"DO\b|\bFIX" r"ME\b|\bXX" r"X\b", re.IGNORECASE)
 _FILE_LINES = 400
