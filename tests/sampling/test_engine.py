@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from certserve.errors import InternalError, Overloaded, Unavailable
+from certserve.errors import Infeasible, InternalError, Overloaded, Unavailable
 from certserve.sampling.engine import Engine, Job
 from certserve.sampling.scheduler import SMALL_JOB
 from certserve.smoothing.outcomes import Evidence
@@ -230,6 +230,8 @@ def test_too_much_work_is_refused_with_a_hint(bench: Bench) -> None:
         assert await tasks[1] == bench.evidence(1, *PLANS[1])
         assert not executor.sources
         engine.check_admission(130)
+        with pytest.raises(Infeasible, match="at most 130"):
+            engine.check_admission(131)
 
     _on(executor, scenario, largest_queue=130)
 

@@ -91,9 +91,14 @@ class TestOverload:
     """A queue that is full says when to come again."""
 
     def test_admission(self, server: Any, harness: ModuleType, monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
-        """The error carries a hint in seconds; requests that fit are still answered."""
-        monkeypatch.setattr(server.engine(), "_largest_queue", 1000)
+        """Busy carries a hint in seconds, impossible does not; requests that fit are still answered."""
+        engine = server.engine()
+        monkeypatch.setattr(engine, "_largest_queue", 1000)
         error = harness.raised(lambda: client.certify(harness.image(), n=5000))
+        assert isinstance(error, errors.Infeasible)
+        with monkeypatch.context() as busy:
+            busy.setattr(type(engine), "waiting", property(lambda _: 600))
+            error = harness.raised(lambda: client.certify(harness.image(), n=500))
         assert isinstance(error, errors.Overloaded)
         assert 0.0 < error.retry_after < 3600.0
         assert client.certify(harness.image(), n=500).setting.n == 500
