@@ -36,6 +36,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, service: str, token: str | None) -> None:
         self._prefix = f"/{service}/"
         self._expected = None if token is None else f"Bearer {token}".encode()
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call of the service is in progress."""
+        await self._idle.wait()
 
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -48,6 +55,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(data: bytes, context: Any) -> Any:
             context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            self._enter()
             try:
                 self._authenticate(metadata)
                 return await behaviour(_parsed(data, parse), context)
@@ -57,10 +65,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if not isinstance(error, CertserveError) or error.__cause__ is not None:
                     _log.warning("request %s to %s failed", request_id, details.method, exc_info=error)
                 await _abort(context, error, request_id)
+            finally:
+                self._leave()
 
         if dataclasses.is_dataclass(handler):
             return dataclasses.replace(handler, unary_unary=call, request_deserializer=None)  # type: ignore[type-var]
         return handler._replace(unary_unary=call, request_deserializer=None)
+
+    def _enter(self) -> None:
+        self._active += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._active -= 1
+        if not self._active:
+            self._idle.set()
 
     def _authenticate(self, metadata: dict[str, str]) -> None:
         if self._expected is None:

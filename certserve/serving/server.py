@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
 _LARGEST_MESSAGE = 64 << 20
 _HEARTBEAT_SECONDS = 1.0
+_LAST_REPLIES_SECONDS = 0.2  # for replies that are written but not yet sent
 _OPTIONS = (
     ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
     ("grpc.max_send_message_length", _LARGEST_MESSAGE),
@@ -84,7 +85,8 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
     token = _token(config.security)
     credentials = _server_credentials(config.security)
     async with running(loaded, secret, limits=config.limits.images, largest_n=config.limits.largest_n) as service:
-        server = grpc.aio.server(interceptors=(CallInterceptor(_SERVICE, token),), options=_OPTIONS)
+        calls = CallInterceptor(_SERVICE, token)
+        server = grpc.aio.server(interceptors=(calls,), options=_OPTIONS)
         certserve_pb2_grpc.add_CertServeServicer_to_server(_CertServe(service), server)  # type: ignore[no-untyped-call]
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -99,7 +101,7 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
         finally:
             heartbeat.cancel()
             await healthy.enter_graceful_shutdown()
-            await server.stop(config.server.grace_seconds)
+            await _drain(server, calls, config.server.grace_seconds)
 
 
 async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, on_ready: Any = None) -> None:
@@ -119,6 +121,19 @@ async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, o
         _log.info("stopping: calls in progress have %g s to finish", config.server.grace_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _drain(server: Any, calls: CallInterceptor, grace: float) -> None:
+    """Take no new calls; end when those in progress have finished, at the latest after the grace.
+
+    Streams of health watchers last as long as the server does: they are not waited for.
+    """
+    stopping = asyncio.create_task(server.stop(grace))
+    idle = asyncio.create_task(calls.idle())
+    await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    await server.stop(min(grace, _LAST_REPLIES_SECONDS))
+    await stopping
 
 
 async def _heartbeat(service: Service, healthy: health.aio.HealthServicer) -> None:

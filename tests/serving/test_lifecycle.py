@@ -207,3 +207,13 @@ class TestTheEnd:
             server.stop()
             assert time.monotonic() - start < 10.0
             assert isinstance(answer.exception(timeout=10), errors.Unavailable)
+
+    def test_watchers_of_health_do_not_hold_the_end(self, ending: Any, harness: ModuleType) -> None:
+        """An open Watch stream, which lasts as long as the server, costs none of the 20 s of grace."""
+        watched = Watched(ending.target)
+        assert harness.eventually(lambda: [status for status, _ in watched.told] == [SERVING])
+        start = time.monotonic()
+        ending.stop()
+        assert time.monotonic() - start < 10.0
+        watched.close()
+        assert [status for status, _ in watched.told] == [SERVING, NOT_SERVING]
