@@ -20,6 +20,7 @@ _COMMANDS = {
     "predict": "certserve.cli.ask:predict",
     "verify": "certserve.cli.verify:verify",
     "bundle": "certserve.cli.bundle:bundle",
+    "evaluate": "certserve.cli.evaluate:evaluate",
     "models": "certserve.cli.models:models",
 }
 

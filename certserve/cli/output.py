@@ -38,6 +38,7 @@ Answer = tuple[str, AnyOutcome, float]
 """The image's name, the outcome, and the seconds it took."""
 
 _PATIENCE_SECONDS = 2.0
+_EXTRAS = {"matplotlib": "evaluate"}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -137,7 +138,8 @@ def fails_in_one_sentence(command: Callable[Parameters, Result]) -> Callable[Par
         except InvalidRequest as error:
             _fail(str(error), 2)
         except ModuleNotFoundError as error:
-            _fail(f"{error.name} is not installed; this command needs `pip install 'certserve[server]'`.", 1)
+            extra = _EXTRAS.get(error.name or "", "server")
+            _fail(f"{error.name} is not installed; this command needs `pip install 'certserve[{extra}]'`.", 1)
         except (CertserveError, OSError, ValueError) as error:
             _fail(str(error), 1)
 

@@ -18,7 +18,8 @@ from certserve.serving.config import Config, read_config
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SHELL = {"sh", "console", "bash", "shell"}
-_FILES = (".png", ".jpg", ".json", ".onnx", ".txt", ".csv", ".toml", ".pem", ".hex")
+_FILES = (".png", ".jpg", ".json", ".onnx", ".txt", ".csv", ".toml", ".pem", ".hex", ".npz", ".tsv")
+_FOLDERS = ("fashion-mnist",)
 
 
 class Block(NamedTuple):
@@ -68,6 +69,8 @@ def _found(word: str, folder: Path) -> list[str]:
         return [str(path) for path in sorted(_ROOT.glob(word))]
     if word.endswith(_FILES):
         (folder / word).write_text("")
+    if word in _FOLDERS:
+        (folder / word).mkdir(exist_ok=True)
     return [word]
 
 
@@ -107,7 +110,8 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
-                                   ["models"]], ids=" ".join)  # fmt: skip
+                                   ["models"], ["evaluate", "certify"], ["evaluate", "coverage"]],
+                         ids=" ".join)  # fmt: skip
 def test_the_example_of_the_help_parses(words: list[str], folder: Path) -> None:
     node: click.Command = main
     for word in words:

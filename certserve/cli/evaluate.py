@@ -1,0 +1,161 @@
+"""`certserve evaluate`: how robust a model is, over a data set."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.evaluation.accuracy import Comparison, Share, certified_accuracy, compare
+from certserve.evaluation.coverage import fixed_error_rate
+from certserve.evaluation.tables import Row, read_table
+from certserve.smoothing.bounds import LARGEST_N
+from certserve.smoothing.outcomes import round_up
+from certserve.smoothing.plans import Fixed
+
+__all__ = ["evaluate"]
+
+_PATH = click.Path(exists=True, path_type=Path)
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure a model over a data set.
+
+    \b
+    Example: certserve evaluate certify --data fashion-mnist --every 100 -o table.tsv
+    """
+
+
+@evaluate.command()
+@click.option("--data", "paths", multiple=True, required=True, type=_PATH, help="Where the images are; repeatable.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The table to write or resume.")
+@click.option("--model", help="A bundle's directory or a packaged model's name.")
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Which part.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Only idx divisible by this.")
+@click.option("--sigma", type=float, help="Noise level; default: the model's.")
+@click.option("--n0", type=int, help="Selection draws; default: the model's.")
+@click.option("--n", type=int, help="Estimation draws; default: the model's.")
+@click.option("--alpha", type=float, help="Probability of a false certificate; default: the model's.")
+@click.option("--radius", "radii", type=float, multiple=True, help="Report accuracy here; repeatable.")
+@click.option("--compare", "others", multiple=True, type=_PATH, help="Another table of the same images; repeatable.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a PNG of certified accuracy against radius.")
+@json_option
+@fails_in_one_sentence
+def certify(
+    paths: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    split: str,
+    every: int,
+    radii: tuple[float, ...],
+    others: tuple[Path, ...],
+    plot: Path | None,
+    as_json: bool,
+    **question: Any,
+) -> None:
+    """Certify a data set into a table, and report certified accuracy with exact intervals.
+
+    The data are .npz files with x and y, folders with the original idx.gz or CIFAR files, or a folder of images
+    with a CSV file (columns file, label). A table that is there already is gone on with.
+
+    \b
+    Example: certserve evaluate certify --data cifar10_test.npz --every 20 --n 10000 -o table.tsv
+                 --compare published.tsv --plot curve.png
+    """
+    if plot:
+        importlib.import_module("matplotlib")  # before the work, not after it
+    names = _names([output, *others])
+    tables = {names[path]: read_table(path) for path in others}
+    rows, alpha = _rows(paths, output, model, split, every, question)
+    wanted = radii or (0.0, 0.25, 0.5, 0.75)
+    shares = [certified_accuracy(rows, radius, alpha=alpha) for radius in wanted]
+    comparisons = {name: [compare(rows, table, radius) for radius in wanted] for name, table in tables.items()}
+    if plot:
+        from certserve.evaluation.plots import plot_certified_accuracy
+
+        plot_certified_accuracy({names[output]: rows, **tables}, plot)
+    if as_json:
+        compared = {name: [asdict(found) for found in table] for name, table in comparisons.items()}
+        print_json({"certified_accuracy": [asdict(share) for share in shares], "compared_with": compared})
+        return
+    _print(shares, comparisons)
+
+
+@evaluate.command()
+@click.option("--n", type=click.IntRange(1, LARGEST_N), default=10_000, show_default=True, help="Estimation draws.")
+@click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
+@click.option("--p", "probabilities", type=float, multiple=True, help="A true probability of the class; repeatable.")
+@json_option
+@fails_in_one_sentence
+def coverage(n: int, alpha: float, probabilities: tuple[float, ...], as_json: bool) -> None:
+    """How often CERTIFY errs with a fixed number of draws: exactly, by the binomial law.
+
+    \b
+    Example: certserve evaluate coverage --n 10000 --alpha 0.001 --p 0.69
+    """
+    plan = Fixed(n0=1, n=n, alpha=alpha)
+    rates = [fixed_error_rate(plan, p) for p in probabilities or (0.5, 0.69, 0.84, 0.977, 0.9987)]
+    if as_json:
+        print_json([asdict(rate) for rate in rates])
+        return
+    table = Table(header_style="bold")
+    for heading in ("true p", "P(p_lower > p)", "worst p nearby", "P(p_lower > p) there"):
+        table.add_column(heading, justify="right")
+    for rate in rates:
+        table.add_row(f"{rate.p:g}", round_up(rate.rate), f"{rate.worst_p:.6f}", round_up(rate.worst_rate))
+    console = stdout()
+    console.print(table)
+    console.print(f"All of them are at most alpha = {alpha!r}, whatever p is.", highlight=False)
+
+
+def _rows(
+    paths: Sequence[Path], output: Path, model: str | None, split: str, every: int, question: dict[str, Any]
+) -> tuple[list[Row], float]:
+    """The table's rows, asked of the model where they are missing, and the alpha they were asked at."""
+    from certserve import datasets
+    from certserve.endpoints.local import open_model
+    from certserve.evaluation.certify import Question, certify_dataset
+    from certserve.images import Geometry
+
+    with open_model(model) as opened:
+        info = opened.get_model()
+        channels, height, width = info.shape
+        geometry = Geometry(channels, height, width, info.colour, info.resize or None)
+        data = datasets.read(paths, split=split, geometry=geometry)
+        data = data.where(data.idx % every == 0)
+        with progress_bar(f"certifying {len(data)} images", len(data)) as report:
+            rows = certify_dataset(opened, data, Question(**question), output, report)
+        return rows, question["alpha"] or info.defaults.alpha
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What each table is called: its file's name where no other has the same, else its path."""
+    stems = [path.stem for path in dict.fromkeys(paths)]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}
+
+
+def _print(shares: Sequence[Share], comparisons: dict[str, list[Comparison]]) -> None:
+    table = Table(header_style="bold")
+    for heading in ("radius", "certified accuracy", "95 % interval", *(f"less {escape(name)}" for name in comparisons)):
+        table.add_column(heading, justify="right")
+    for i, share in enumerate(shares):
+        cells = [f"{share.radius:g}", f"{share.value:.3f} ({share.count} of {share.total})"]
+        cells.append(f"{share.low:.3f} to {share.high:.3f}")
+        for found in (rows[i] for rows in comparisons.values()):
+            cells.append(f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})")
+        table.add_row(*cells)
+    console = stdout()
+    console.print(table)
+    console.print(
+        "Abstentions and wrong labels count as failures. The lower ends allow for false certificates; differences "
+        "are paired, on the images that both tables hold.",
+        highlight=False,
+    )

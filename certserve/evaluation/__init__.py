@@ -1,0 +1,1 @@
+"""How robust a model is, in the form the literature uses: tables of certificates, certified accuracy, comparisons."""
