@@ -102,7 +102,8 @@ def _read_one(path: Path, split: str, geometry: Geometry | None) -> Dataset:
         if len(tables) == 1:
             return _read_images(path, tables[0], geometry)
         raise DatasetError(
-            f"{path}: expected the {split} images and labels as idx.gz files, CIFAR batches, or one CSV file"
+            f"{path}: expected the {split} images and labels as idx.gz files or CIFAR batches, or images with one "
+            f"CSV file; there are {len(tables)} of those"
         )
     if geometry is not None and geometry.colour == "bgr" and found.images.shape[1] == 3:
         return Dataset(np.ascontiguousarray(found.images[:, ::-1]), found.labels, found.idx)
