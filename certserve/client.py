@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from certserve.endpoints.requests import AnyImage, CertifyRequest, ModelInfo, PredictRequest, as_image
-from certserve.errors import CertserveError
+from certserve.errors import CertserveError, Unavailable
 from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic
 from certserve.smoothing.outcomes import Bound, CertifyOutcome, PredictOutcome
@@ -160,6 +160,8 @@ class Client:
             return method(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _error_of(error) from error
+        except ValueError as error:  # how gRPC says that the channel is closed
+            raise Unavailable("This client was closed; open another.") from error
 
 
 class AsyncClient:
@@ -266,6 +268,8 @@ class AsyncClient:
             return await method(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _error_of(error) from error
+        except grpc.aio.UsageError as error:
+            raise Unavailable("This client was closed; open another.") from error
 
 
 def _credentials(root_certificates: str | os.PathLike[str] | None) -> grpc.ChannelCredentials | None:

@@ -2,8 +2,7 @@
 
 What is wrong with an image is said from its header alone, before any pixel is decoded. Decoding gives the pixels
 that a radius is about: upright (EXIF), opaque (on white), in the model's colour, resized only when the caller asks.
-Embedded colour profiles and gamma are ignored. Knows neither models nor noise.
-"""
+Embedded colour profiles and gamma are ignored."""
 
 from __future__ import annotations
 
@@ -354,6 +353,8 @@ def _check_raw(pixels: npt.NDArray[Any], geometry: Geometry, fit: ImageFit) -> l
         resizing = fit is ImageFit.RESIZE_CROP
         advice = "a tensor is never resized: send an encoded image" if resizing else "send a tensor of that shape"
         problems.append(f"must have the shape {geometry.shape} (channels, height, width), not {pixels.shape}; {advice}")
+        if pixels.size > 1 << 20:  # too many values to judge for nothing
+            return problems
     if pixels.dtype == np.float32:
         if not np.isfinite(pixels).all():
             problems.append("has values that are not finite; send float32 values in [0, 1]")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from certserve.backends.checks import check_rows, fingerprint
 from certserve.bundle import Bundle, Execution
-from certserve.errors import BundleError
+from certserve.errors import BundleError, ModelRefused
 
 __all__ = ["Backend", "LoadedExecution", "load"]
 
@@ -77,7 +77,10 @@ def load(bundle: Bundle, execution: Execution | None = None) -> LoadedExecution:
         raise BundleError(
             f"{bundle.path}: the model has {backend.num_classes} outputs, model.toml names {len(bundle.labels)} labels"
         )
-    rows = check_rows(backend, max(bundle.sigmas))
+    try:
+        rows = check_rows(backend, max(bundle.sigmas))
+    except ModelRefused as error:
+        raise ModelRefused(f"{bundle.path}: {error}") from error
     name = fingerprint(bundle.digests[chosen.file], backend.identity, rows)
     return LoadedExecution(chosen.name, backend, rows.shapes, name)
 

@@ -60,6 +60,7 @@ def create(
             means, stds = _normalisation(mean, std, found[0])
             graph.bake(proto, means, stds)
             recorded |= {"mean": repr(means), "std": repr(stds)}
+        precision = graph.precision(proto)
         contents = graph.serialised(proto)
     except BundleError as error:
         raise BundleError(f"{model} {error}") from error.__cause__
@@ -70,7 +71,7 @@ def create(
         labels=labels,
         shape=found,
         sigmas=sigmas,
-        executions=[Execution("float32", "model.onnx", "onnx", "float32")],
+        executions=[Execution(precision, "model.onnx", "onnx", precision)],
         colour=colour,
         resize=resize,
         version=version,

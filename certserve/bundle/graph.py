@@ -14,11 +14,12 @@ import numpy as np
 
 from certserve.errors import BundleError
 
-__all__ = ["bake", "check_output", "load", "serialised", "settle_shape"]
+__all__ = ["bake", "check_output", "load", "precision", "serialised", "settle_shape"]
 
 _OLDEST_OPSET = 7  # since then Sub and Div broadcast as numpy does
 _SEPARATE_INITIALISERS = 4  # the IR version since which initialisers need not be inputs too
 _FLOAT = 1  # TensorProto.FLOAT
+_FLOAT16 = 10  # TensorProto.FLOAT16
 _REFUSED = (
     "has {found}; a classifier has one float32 input [batch, channels, height, width] and logits [batch, classes]"
 )
@@ -114,6 +115,15 @@ def bake(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
     nodes = [*first, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def precision(model: Any) -> str:
+    """In what most of the graph computes: "int8" where it is quantised, "float16" where weights are, else "float32"."""
+    if any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _nodes(model.graph)):
+        return "int8"
+    if any(tensor.data_type == _FLOAT16 for graph in _graphs(model.graph) for tensor in graph.initializer):
+        return "float16"
+    return "float32"
 
 
 def serialised(model: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from certserve.cli.output import Answer, fails_in_one_sentence, json_option, print_answers, progress_bar
+from certserve.errors import InvalidRequest
 from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
@@ -71,7 +73,7 @@ def predict(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     \b
     Example: certserve predict photo.png --model my-bundle --fit resize-crop
     """
-    print_answers(_ask("predict", images, options), as_json)
+    _tell(*_ask("predict", images, options), as_json)
 
 
 @click.command()
@@ -88,22 +90,36 @@ def certify(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Example: certserve certify photo.png --n 10000 --json > certificate.json
              certserve verify certificate.json
     """
-    print_answers(_ask("certify", images, options), as_json)
+    _tell(*_ask("certify", images, options), as_json)
 
 
-def _ask(method: str, images: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
+def _tell(answers: list[Answer], refused: list[str], as_json: bool) -> None:
+    """Print the answers there are; what was refused follows, a sentence an image."""
+    if answers:
+        print_answers(answers, as_json)
+    for sentence in refused:
+        click.echo(f"certserve: {sentence}", err=True)
+    if refused:
+        sys.exit(2)
+
+
+def _ask(method: str, images: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Answer], list[str]]:
+    """The answers, and a sentence about every image that was refused; another failure ends the asking."""
     question: dict[str, Any] = {name: options[name] for name in ("sigma", "n", "alpha", "n0") if name in options}
     question["fit"] = ImageFit(options["fit"])
     question["arithmetic"] = Arithmetic(options["arithmetic"]) if options["arithmetic"] else None
     answers: list[Answer] = []
+    refused: list[str] = []
     title = f"{method} {len(images)} image{'s' * (len(images) > 1)}"
     with progress_bar(title, len(images)) as report, _model(options, answers, len(images), report) as ask:
         for image in images:
             start = time.perf_counter()
-            outcome = ask(method, image, question)
-            answers.append((image, outcome, time.perf_counter() - start))
-            report(len(answers), len(images))
-    return answers
+            try:
+                answers.append((image, ask(method, image, question), time.perf_counter() - start))
+            except InvalidRequest as error:
+                refused.append(f"{Path(image).name}: {error}")
+            report(len(answers) + len(refused), len(images))
+    return answers, refused
 
 
 @contextmanager

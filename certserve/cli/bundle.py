@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
-from certserve.errors import CertserveError
+from certserve.noise.grid import LARGEST_SIGMA
+from certserve.smoothing.bounds import smallest_certifying_n
 
 if TYPE_CHECKING:
     from certserve.backends import LoadedExecution
@@ -95,7 +96,7 @@ def create(
         return
     stdout().print(
         f"Made {output}: {len(made.labels)} classes, input {'x'.join(map(str, made.shape))} {made.colour}, sigma "
-        f"{', '.join(f'{sigma:g}' for sigma in made.sigmas)}. It loads, and its rows are independent.\n"
+        f"{', '.join(f'{sigma:g}' for sigma in made.sigmas)}. It loads, and no coupling between its rows was found.\n"
         f"Try: certserve certify IMAGE --model {output} --fit resize-crop\n"
         f"Serve: certserve serve --model {output}",
         highlight=False,
@@ -109,8 +110,14 @@ def _checked(made: Bundle) -> LoadedExecution:
     from certserve import backends
 
     try:
+        smallest = smallest_certifying_n(made.defaults.alpha)
+        if made.defaults.n < smallest or max(made.sigmas) > LARGEST_SIGMA:
+            raise ValueError(
+                f"expected sigmas of at most {LARGEST_SIGMA:g} (in units of pixels in [0, 1]) and, at this alpha, n of "
+                f"at least {smallest}: with less nothing can be certified"
+            )
         return backends.load(made)
-    except CertserveError:
+    except BaseException:
         shutil.rmtree(made.path)
         raise
 

@@ -84,7 +84,8 @@ def _explain(answers: list[Answer], address: str) -> None:
             highlight=False,
         )
     console.print(
-        "\nNext: certserve serve (in one terminal), then certserve certify IMAGE --server 127.0.0.1:8700 (in another);"
+        "The file names hold the true labels: a certificate says that the answer is stable, not that it is right."
+        "\n\nNext: certserve serve, and in another terminal certserve certify IMAGE --server 127.0.0.1:8700;"
         "\n      certserve bundle create --help shows how to serve a model of your own.",
         highlight=False,
     )

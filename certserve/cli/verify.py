@@ -41,7 +41,9 @@ def verify(ctx: click.Context, file: TextIO, as_json: bool) -> None:
         for report in reports:
             mark = "[green]holds[/green]" if report["holds"] else "[red]DOES NOT HOLD[/red]"
             console.print(f"{mark}: {escape(report['statement'])}", highlight=False)
-            for line in (*report["discrepancies"], *report["checked"]):
+            for line in report["discrepancies"]:
+                console.print(f"  - claims too much: {line}", highlight=False, markup=False)
+            for line in report["checked"]:
                 console.print(f"  - {line}", highlight=False, markup=False)
     if not all(report["holds"] for report in reports):
         ctx.exit(1)

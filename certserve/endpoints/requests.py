@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,6 +48,70 @@ def as_image(image: AnyImage) -> ImageInput:
     raise TypeError(f"expected an image as bytes, a path or a numpy array, not {type(image).__name__}")
 
 
+def _normalise(request: PredictRequest | CertifyRequest, kinds: Mapping[str, Callable[[Any], Any]]) -> None:
+    """Give every field its exact type, so that equal questions are one question, whatever Python type asked it.
+
+    What cannot be converted is left out and named in `malformed`.
+    """
+    wrong = list(request.malformed)
+    for name, convert in kinds.items():
+        value = getattr(request, name)
+        try:
+            converted = None if value is None and name not in _REQUIRED else convert(value)
+        except (TypeError, ValueError, OverflowError):
+            wrong.append(Violation(name, f"{value!r:.100} is not {_EXPECTED[name]}"))
+            converted = type(request).__dataclass_fields__[name].default
+        object.__setattr__(request, name, converted)
+    object.__setattr__(request, "malformed", tuple(wrong))
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no number of draws")
+    return operator.index(value)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError("not a number")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    return bytes(memoryview(value))
+
+
+_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce"})
+_EXPECTED = {
+    "model": "a name",
+    "fit": "one of " + ", ".join(ImageFit),
+    "sigma": "a number",
+    "n0": "a whole number",
+    "n": "a whole number",
+    "alpha": "a number",
+    "plan": "a plan's name",
+    "bound": "one of " + ", ".join(Bound),
+    "arithmetic": "one of " + ", ".join(Arithmetic),
+    "nonce": "bytes",
+}
+_PREDICT_KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "model": _text,
+    "fit": ImageFit,
+    "sigma": _real,
+    "n": _integer,
+    "alpha": _real,
+    "arithmetic": Arithmetic,
+    "nonce": _bytes,
+}
+_CERTIFY_KINDS: Mapping[str, Callable[[Any], Any]] = {**_PREDICT_KINDS, "n0": _integer, "plan": _text, "bound": Bound}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictRequest:
     """A question to the smoothed classifier; None means the model's default.
@@ -66,6 +132,9 @@ class PredictRequest:
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
     malformed: tuple[Violation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _normalise(self, _PREDICT_KINDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +159,9 @@ class CertifyRequest:
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
     malformed: tuple[Violation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _normalise(self, _CERTIFY_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

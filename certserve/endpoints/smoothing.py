@@ -183,6 +183,7 @@ def _case_of(question: _Question, pixels: Pixels) -> Case:
         arithmetic=question.arithmetic.value,
         stream=STREAM,
         arithmetic_error=arithmetic_error(question.arithmetic, question.sigma, pixels.size),
+        nonce=question.nonce.hex(),
     )
     space = Space(
         description=images.describe_space(question.image, model.geometry, question.fit),

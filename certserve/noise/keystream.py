@@ -100,9 +100,15 @@ def stream_bytes(domain_key: bytes, first: int, length: int) -> npt.NDArray[np.u
 
 
 def _exact(value: str | int | float | bytes) -> str:
-    """A spelling that tells types and values apart."""
-    if isinstance(value, bytes):
+    """A spelling that tells types and values apart.
+
+    Raises:
+        TypeError: a value of another type; a subclass or a numpy scalar could spell the same value otherwise.
+    """
+    if type(value) is bytes:
         return "bytes:" + value.hex()
-    if isinstance(value, float):
+    if type(value) is float:
         return "float:" + value.hex()
+    if type(value) is not str and type(value) is not int:
+        raise TypeError(f"a question is made of str, int, float and bytes, not {type(value).__name__}")
     return f"{type(value).__name__}:{value}"

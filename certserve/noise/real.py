@@ -61,10 +61,16 @@ def total_variation(sigma: float) -> float:
 
     Three terms: the uniforms have 53 bits, so the mass of each of the 2 * 8.3 sigma / 2^-12 cells that can be
     drawn errs by at most 2^-53; the tails that are never drawn hold less than 2^-53; and the computed sum errs by
-    at most 2^-53 (16 sigma |z| + |x| + sigma |z|) (ndtri within 8 units in the last place, where 3 were measured,
-    the product and the sum within half a unit), which flips a rounding with probability at most twice that over
-    the step, E|z| < 0.8, |x| <= 1.
+    at most e(z) = 2^-53 (18 sigma |z| + 1) (ndtri within 8 units in the last place, where 3 were measured: 16;
+    the product and the sum within half a unit each: 2, and |x| <= 1), which flips a rounding only within e of a
+    boundary. The density f of the sum, times e, summed over boundaries a step apart, is at most its integral over
+    the step plus its maxima: with E|z| < 0.8, |z| phi(z) < 0.25 (two maxima) and phi(z) < 0.4 (one).
+
+    Raises:
+        ValueError: sigma is not positive.
     """
+    if not sigma > 0.0:
+        raise ValueError(f"sigma must be positive, not {sigma!r}")
     cells = 2.0 * 8.3 * sigma / _STEP + 2.0
-    flips = 2.0 * 2.0**-53 * (17.0 * 0.8 * sigma + 1.0) / _STEP
+    flips = 2.0 * 2.0**-53 * ((18.0 * 0.8 * sigma + 1.0) / _STEP + 2.0 * 18.0 * 0.25 + 0.4 / sigma)
     return cells * 2.0**-53 + 2.0**-53 + flips

@@ -82,13 +82,15 @@ class Engine:
 
     Args:
         executor: where slices run.
-        largest_queue: draws that may wait; more are refused with `Overloaded`.
+        largest_queue: draws that may wait. largest_jobs: jobs that may be running or waiting, each of which holds
+            its input. More are refused with `Overloaded`.
     """
 
-    def __init__(self, executor: Executor, *, largest_queue: int = 50_000_000) -> None:
+    def __init__(self, executor: Executor, *, largest_queue: int = 50_000_000, largest_jobs: int = 2_000) -> None:
         self._executor = executor
         self._scheduler = Scheduler(executor.num_classes)
         self._largest_queue = largest_queue
+        self._largest_jobs = largest_jobs
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         self._in_flight: dict[asyncio.Future[Labels], tuple[Slice, ...]] = {}
@@ -117,7 +119,7 @@ class Engine:
             raise Unavailable("The sampling engine has stopped.")
         if draws > self._largest_queue:
             raise Infeasible(f"{draws} draws are more than this server queues; ask for at most {self._largest_queue}.")
-        if self.waiting + draws > self._largest_queue:
+        if self.waiting + draws > self._largest_queue or len(self._running) >= self._largest_jobs:
             seconds = self._pace.seconds_for(self.waiting)
             raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=seconds)
 
@@ -195,7 +197,12 @@ class Engine:
             return
         self._pace.record(sum(piece.count for piece in batch), asyncio.get_running_loop().time())
         for piece, found in zip(batch, labels, strict=True):
-            for evidence in self._scheduler.record(piece, found):
+            try:
+                news = self._scheduler.record(piece, found)
+            except Exception as error:
+                self._fail(piece.job, BackendFailed("The labels of this request's draws are unusable."), error)
+                continue
+            for evidence in news:
                 self._decide(piece.job, evidence)
         for number in {piece.job for piece in batch}:
             self._report(number)
@@ -227,9 +234,9 @@ class Engine:
                 self._scheduler.put_back(piece)
 
     def _fail(self, number: int, error: Exception, cause: Exception | None = None) -> None:
-        running = self._running[number]
+        running = self._running.get(number)
         error.__cause__ = cause or error.__cause__
-        if not running.answer.done():
+        if running is not None and not running.answer.done():
             running.answer.set_exception(error)
         self._scheduler.cancel(number)
 

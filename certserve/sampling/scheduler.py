@@ -77,16 +77,16 @@ class Scheduler:
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
         self._jobs: dict[int, _Job] = {}
-        self._small: deque[int] = deque()
-        self._large: deque[int] = deque()
+        self._small: dict[int, None] = {}  # lanes: jobs in the order of their turns
+        self._large: dict[int, None] = {}
+        self._waiting = 0
         self._returned: deque[Slice] = deque()
         self._odd_row = cycle((1, 0))  # the lanes take turns at it: a batch may have one row only
 
     @property
     def waiting(self) -> int:
         """Draws not yet handed out."""
-        returned = sum(piece.count for piece in self._returned)
-        return returned + sum(job.unscheduled() for job in self._jobs.values())
+        return self._waiting
 
     def add(self, job: int, *, n0: int, looks: Sequence[int]) -> None:
         """Queue a job: `n0` selection draws (may be 0) and estimation draws up to the last of `looks`."""
@@ -94,20 +94,25 @@ class Scheduler:
             raise ValueError(f"job {job} is already known")
         n = looks[-1]
         self._jobs[job] = _Job(self._prefix(n0), self._prefix(n), looks)
-        (self._small if n0 + n <= SMALL_JOB else self._large).append(job)
+        self._waiting += n0 + n
+        (self._small if n0 + n <= SMALL_JOB else self._large)[job] = None
 
     def cancel(self, job: int) -> None:
         """Forget a job, whatever its state; labels still to come for it are dropped. Unknown jobs are ignored."""
-        if self._jobs.pop(job, None) is None:
+        known = self._jobs.pop(job, None)
+        if known is None:
             return
-        for lane in (self._small, self._large):
-            if job in lane:
-                lane.remove(job)
-        self._returned = deque(piece for piece in self._returned if piece.job != job)
+        self._waiting -= known.unscheduled()
+        self._small.pop(job, None)
+        self._large.pop(job, None)
+        if self._returned:
+            self._waiting -= sum(piece.count for piece in self._returned if piece.job == job)
+            self._returned = deque(piece for piece in self._returned if piece.job != job)
 
     def next_batch(self, rows: int) -> tuple[Slice, ...]:
         """At most `rows` draws to run now; empty if none wait. A returned slice runs alone."""
         if self._returned:
+            self._waiting -= self._returned[0].count
             return (self._returned.popleft(),)
         shares: dict[tuple[int, DrawSet], list[int]] = {}
         for_small = (rows + next(self._odd_row)) // 2 if self._large else rows
@@ -119,6 +124,7 @@ class Scheduler:
     def put_back(self, piece: Slice) -> None:
         """Run a slice again, in a batch of its own. Ignored where its job is gone."""
         if piece.job in self._jobs:
+            self._waiting += piece.count
             self._returned.append(piece)
 
     def record(self, piece: Slice, labels: npt.NDArray[np.uint16]) -> list[Evidence]:
@@ -147,22 +153,23 @@ class Scheduler:
     def _prefix(self, total: int) -> _Prefix:
         return _Prefix(total, np.zeros(self._num_classes + 1, dtype=np.int64))
 
-    def _fill(self, lane: deque[int], rows: int, shares: dict[tuple[int, DrawSet], list[int]]) -> int:
+    def _fill(self, lane: dict[int, None], rows: int, shares: dict[tuple[int, DrawSet], list[int]]) -> int:
         """Hand out up to `rows` draws of the lane's jobs, in turns; how many rows are left."""
         while rows and lane:
-            job = self._jobs[lane[0]]
+            number = next(iter(lane))
+            job = self._jobs[number]
             draws, prefix = (DrawSet.SELECTION, job.selection)
             if prefix.handed_out == prefix.total:
                 draws, prefix = (DrawSet.ESTIMATION, job.estimation)
             count = min(rows, _TURN, prefix.total - prefix.handed_out)
             if count:
-                shares.setdefault((lane[0], draws), [prefix.handed_out, 0])[1] += count
+                shares.setdefault((number, draws), [prefix.handed_out, 0])[1] += count
                 prefix.handed_out += count
+                self._waiting -= count
                 rows -= count
+            del lane[number]
             if job.unscheduled():
-                lane.rotate(-1)
-            else:
-                lane.popleft()
+                lane[number] = None
         return rows
 
 

@@ -21,6 +21,7 @@ from certserve.wire.errors import to_status
 __all__ = ["REQUEST_ID", "CallInterceptor"]
 
 REQUEST_ID = "x-request-id"
+_LARGEST_ACTIVE = 2_000  # calls in progress, each of which holds its image
 
 _log = logging.getLogger(__name__)
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -58,11 +59,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._enter()
             try:
                 self._authenticate(metadata)
+                if self._active > _LARGEST_ACTIVE:
+                    raise Overloaded(f"{self._active} calls are in progress; try again later.", retry_after=1.0)
                 return await behaviour(_parsed(data, parse), context)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                if not isinstance(error, CertserveError) or error.__cause__ is not None:
+                if isinstance(error, InvalidRequest):
+                    _log.info("request %s to %s was refused: %s", request_id, details.method, str(error)[:500])
+                elif not isinstance(error, CertserveError) or error.__cause__ is not None:
                     _log.warning("request %s to %s failed", request_id, details.method, exc_info=error)
                 await _abort(context, error, request_id)
             finally:

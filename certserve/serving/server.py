@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,12 +31,10 @@ __all__ = ["RunningServer", "serve", "serving"]
 
 _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
-_LARGEST_MESSAGE = 64 << 20
+_BESIDE_THE_IMAGE = 64 << 10  # bytes of a request that are not the image
 _HEARTBEAT_SECONDS = 1.0
 _LAST_REPLIES_SECONDS = 0.2  # for replies that are written but not yet sent
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
     # A long Certify sends nothing for a while: clients may ping, and are not cut off for it.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
@@ -86,7 +85,9 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
     credentials = _server_credentials(config.security)
     async with running(loaded, secret, limits=config.limits.images, largest_n=config.limits.largest_n) as service:
         calls = CallInterceptor(_SERVICE, token)
-        server = grpc.aio.server(interceptors=(calls,), options=_OPTIONS)
+        largest = max(config.limits.image_bytes, *(4 * math.prod(model.bundle.shape) for model in loaded))
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", largest + _BESIDE_THE_IMAGE))
+        server = grpc.aio.server(interceptors=(calls,), options=options)
         certserve_pb2_grpc.add_CertServeServicer_to_server(_CertServe(service), server)  # type: ignore[no-untyped-call]
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)

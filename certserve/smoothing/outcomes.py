@@ -104,6 +104,7 @@ class Setting:
         arithmetic: "grid" or "float" (see `certserve.noise`). stream: what generates the noise.
         arithmetic_error: d * eps, deducted from p_lower: the total variation between the noise drawn and the
             noise that the guarantee speaks of, over all pixels.
+        nonce: what the caller added to make it another question, in hexadecimal; empty for nothing.
     """
 
     sigma: float
@@ -116,6 +117,7 @@ class Setting:
     arithmetic: str
     stream: str
     arithmetic_error: float
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class Certificate:
         """One sentence of what is guaranteed; the radius is rounded down."""
         return (
             f"Every image within {self.norm} distance {round_down(self.radius)} of these pixels (scaled to [0, 1]) "
-            f"gets the label {self.label_name!r} from the smoothed classifier at sigma {self.setting.sigma:g}; "
+            f"gets the label {self.label_name!r} from the smoothed classifier at sigma {self.setting.sigma!r}; "
             f"the procedure issues a false certificate with probability at most {self.setting.alpha!r}."
         )
 
@@ -186,7 +188,7 @@ class Prediction:
     def statement(self) -> str:
         """One sentence of what is guaranteed."""
         return (
-            f"{self.label_name!r} is the smoothed classifier's answer at sigma {self.setting.sigma:g}; the "
+            f"{self.label_name!r} is the smoothed classifier's answer at sigma {self.setting.sigma!r}; the "
             f"procedure returns another label with probability at most {self.setting.alpha!r}."
         )
 

@@ -222,7 +222,7 @@ class Votes(_message.Message):
     def __init__(self, counts: _Optional[_Iterable[int]] = ..., non_finite: _Optional[int] = ...) -> None: ...
 
 class Setting(_message.Message):
-    __slots__ = ("sigma", "n0", "n", "alpha", "plan", "looks", "bound", "arithmetic", "stream", "arithmetic_error")
+    __slots__ = ("sigma", "n0", "n", "alpha", "plan", "looks", "bound", "arithmetic", "stream", "arithmetic_error", "nonce")
     SIGMA_FIELD_NUMBER: _ClassVar[int]
     N0_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class Setting(_message.Message):
     ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_ERROR_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     sigma: float
     n0: int
     n: int
@@ -243,7 +244,8 @@ class Setting(_message.Message):
     arithmetic: Arithmetic
     stream: str
     arithmetic_error: float
-    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., plan: _Optional[str] = ..., looks: _Optional[_Iterable[int]] = ..., bound: _Optional[_Union[Bound, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., stream: _Optional[str] = ..., arithmetic_error: _Optional[float] = ...) -> None: ...
+    nonce: str
+    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., plan: _Optional[str] = ..., looks: _Optional[_Iterable[int]] = ..., bound: _Optional[_Union[Bound, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., stream: _Optional[str] = ..., arithmetic_error: _Optional[float] = ..., nonce: _Optional[str] = ...) -> None: ...
 
 class Origin(_message.Message):
     __slots__ = ("model", "version", "execution", "fingerprint", "commitment", "space")

@@ -40,6 +40,8 @@ _BARE: Mapping[int, type[CertserveError]] = {
     code_pb2.UNAVAILABLE: errors.Unavailable,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     code_pb2.UNAUTHENTICATED: errors.Unauthenticated,
+    code_pb2.PERMISSION_DENIED: errors.Unauthenticated,
+    code_pb2.CANCELLED: errors.Unavailable,
 }
 
 
@@ -100,6 +102,8 @@ def _bare(status: Status, request_id: str) -> CertserveError:
     """A status that no certserve endpoint made: gRPC itself, or something between client and server."""
     if status.code in _BARE:
         return _BARE[status.code](status.message)
+    if status.code == code_pb2.RESOURCE_EXHAUSTED and "larger than max" not in status.message:
+        return errors.Overloaded(status.message, retry_after=1.0)
     if status.code == code_pb2.RESOURCE_EXHAUSTED:
         return InvalidRequest([Violation("image", f"the message is too large: {status.message}")])
     return errors.InternalError(status.message, request_id=request_id)

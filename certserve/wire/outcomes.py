@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from certserve.errors import InternalError
 from certserve.noise.arithmetic import Arithmetic
 from certserve.smoothing.outcomes import (
     Abstention,
@@ -25,6 +29,10 @@ __all__ = [
     "predict_outcome_to_wire",
 ]
 
+Value = TypeVar("Value")
+
+_NEWER = "The reply holds something that this version does not know; the server is newer: update certserve."
+
 
 def predict_outcome_to_wire(outcome: PredictOutcome, seconds: float) -> pb.PredictResponse:
     """The reply to Predict; `seconds` is the time in the server."""
@@ -39,7 +47,7 @@ def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
     """The outcome in a reply to Predict.
 
     Raises:
-        ValueError: the reply holds none, or one that this version does not know.
+        InternalError: the reply holds none, or something that this version does not know.
     """
     kind = message.WhichOneof("outcome")
     if kind == "prediction":
@@ -48,7 +56,7 @@ def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
         return _abstention_from_wire(message.abstention)
     if kind == "undecided":
         return _undecided_from_wire(message.undecided)
-    raise ValueError("the reply holds no outcome that this version knows; update certserve")
+    raise InternalError(_NEWER)
 
 
 def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float) -> pb.CertifyResponse:
@@ -69,7 +77,7 @@ def certify_outcome_from_wire(message: pb.CertifyResponse) -> CertifyOutcome:
         return _abstention_from_wire(message.abstention)
     if kind == "undecided":
         return _undecided_from_wire(message.undecided)
-    raise ValueError("the reply holds no outcome that this version knows; update certserve")
+    raise InternalError(_NEWER)
 
 
 def _certificate_to_wire(certificate: Certificate) -> pb.Certificate:
@@ -184,6 +192,7 @@ def _setting_to_wire(setting: Setting) -> pb.Setting:
         arithmetic=ARITHMETICS[Arithmetic(setting.arithmetic)],
         stream=setting.stream,
         arithmetic_error=setting.arithmetic_error,
+        nonce=setting.nonce,
     )
 
 
@@ -195,11 +204,24 @@ def _setting_from_wire(message: pb.Setting) -> Setting:
         alpha=message.alpha,
         plan=message.plan,
         looks=tuple(message.looks),
-        bound=next(bound for bound, number in BOUNDS.items() if number == message.bound),
-        arithmetic=next(name for name, number in ARITHMETICS.items() if number == message.arithmetic).value,
+        bound=_known(BOUNDS, message.bound),
+        arithmetic=_known(ARITHMETICS, message.arithmetic).value,
         stream=message.stream,
         arithmetic_error=message.arithmetic_error,
+        nonce=message.nonce,
     )
+
+
+def _known(values: Mapping[Value, Any], number: int) -> Value:
+    """The value whose number it is.
+
+    Raises:
+        InternalError: this version has none.
+    """
+    for value, known in values.items():
+        if known == number:
+            return value
+    raise InternalError(_NEWER)
 
 
 def _origin_to_wire(origin: Origin) -> pb.Origin:

@@ -34,6 +34,10 @@ REFUSED: list[tuple[str, list[str], dict[str, Any], str]] = [
     ("ReduceMax", ["x"], {"axes": [2, 0]}, "over the batch"),
     ("ReduceL2", ["x"], {"axes": [0, 1, 2, 3]}, "over the batch"),
     ("ReduceSum", ["x", "batch_axis"], {}, "over the batch"),
+    ("ReduceMax", ["x"], {}, "over the batch"),
+    ("ReduceMax", ["x"], {"axes": [-4]}, "over the batch"),
+    ("Softmax", ["x"], {"axis": -4}, "over the batch"),
+    ("ArgMax", ["x"], {"axis": 0}, "over the batch"),
 ]
 
 ALLOWED: list[tuple[str, list[str], dict[str, Any]]] = [
@@ -44,6 +48,10 @@ ALLOWED: list[tuple[str, list[str], dict[str, Any]]] = [
     ("Softmax", ["x"], {"axis": 1}),
     ("Softmax", ["x"], {}),
     ("ReduceMean", ["x"], {"axes": [2, 3]}),
+    ("ReduceMean", ["x"], {"axes": [-1, -2]}),
+    ("ReduceSum", ["x"], {"noop_with_empty_axes": 1}),
+    ("ReduceMax", ["one"], {}),
+    ("Softmax", ["x"], {"axis": -1}),
     ("ReduceSum", ["x", "pixel_axes"], {}),
     ("ReduceProd", ["x"], {"axes": [0]}),
     ("QuantizeLinear", ["x", "one"], {}),
@@ -84,6 +92,14 @@ def test_whole_classifiers_are_accepted(models: ModuleType, tmp_path: Path) -> N
 def test_a_nameless_node_is_named_by_its_kind(models: ModuleType, tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("RandomNormalLike", ["x"], ["logits"])]
     with pytest.raises(ModelRefused, match="node 'RandomNormalLike'"):
+        refuse_coupled_rows(models.save(tmp_path / "model.onnx", nodes, {}))
+
+
+def test_axes_may_come_from_a_node(models: ModuleType, tmp_path: Path) -> None:
+    """Exporters write the axes as a Constant node too; a scan of stored tensors alone would miss them."""
+    axes = onnx.numpy_helper.from_array(np.array([0], np.int64), "axes")
+    nodes = [models.node("Constant", [], ["axes"], value=axes), models.node("ReduceMax", ["x", "axes"], ["logits"])]
+    with pytest.raises(ModelRefused, match="reduces over the batch axis"):
         refuse_coupled_rows(models.save(tmp_path / "model.onnx", nodes, {}))
 
 

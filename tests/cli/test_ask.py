@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from certserve import zoo
 from certserve.smoothing.document import from_document
@@ -177,3 +178,18 @@ def test_the_radius_shown_is_the_radius_rounded_down(
     radius = json.loads(cli(*asked, "--json").stdout)["radius"]
     assert f"distance {round_down(radius)} of these pixels" in one_line(cli(*asked).stdout)
     assert f" {round_down(radius)} │" in cli(*asked).stdout
+
+
+def test_an_image_that_is_refused_does_not_cost_the_others_their_answers(
+    cli: Any, half: Path, images: Any, tmp_path: Path
+) -> None:
+    """It is named, on standard error, and the exit code tells that not everything was answered."""
+    large = tmp_path / "large.png"
+    Image.new("L", (9, 9)).save(large)
+    result = cli("certify", images["bright"], large, images["dark"], "--model", half, "--json")
+    assert result.exit_code == 2
+    assert [Path(document["image"]).name for document in documents(result.stdout)] == [
+        images["bright"].name,
+        images["dark"].name,
+    ]
+    assert result.stderr.startswith("certserve: large.png: image: must have 4x4 pixels")

@@ -139,6 +139,8 @@ def test_a_file_that_is_no_onnx_is_one_sentence(create: Any, only_sentence: Any)
         (["--alpha", "2"], "alpha"),
         (["--n", "0"], "n"),
         (["--resize", "3"], "resize"),
+        (["--sigma", "20"], "sigmas of at most 10"),
+        (["--n", "5"], "n of at least 10"),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence(

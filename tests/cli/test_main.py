@@ -39,6 +39,8 @@ def test_there_are_the_commands_of_the_manual() -> None:
         ("certify",),
         ("predict",),
         ("verify",),
+        ("evaluate", "certify"),
+        ("evaluate", "coverage"),
         ("bundle", "create"),
         ("models",),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import lru_cache
 
@@ -172,3 +173,16 @@ def test_the_error_grows_with_sigma_and_dimension() -> None:
     by_dimension = [arithmetic_error(Arithmetic.FLOAT, 0.5, dimension) for dimension in (1, 784, 3072)]
     for errors in (by_sigma, by_dimension):
         assert errors == sorted(set(errors))
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-4, 0.01, 0.25, 1.0, 10.0])
+@pytest.mark.parametrize("x", [0.0, 2.0**-13, 0.3, 1.0])
+def test_the_bound_covers_the_density_at_every_boundary(sigma: float, x: float) -> None:
+    """Density times error, summed over the boundaries themselves, stays below: fails if the bound forgets a small sigma."""
+    step = 2.0**-12
+    first, last = math.floor((x - 9 * sigma) / step) - 1, math.ceil((x + 9 * sigma) / step) + 1
+    boundaries = (np.arange(first, last) + 0.5) * step
+    z = (boundaries - x) / sigma
+    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) / sigma
+    flips = float(np.sum(2.0 * 2.0**-53 * (18.0 * sigma * np.abs(z) + 1.0) * density))
+    assert flips < total_variation(sigma)

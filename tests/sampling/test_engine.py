@@ -300,3 +300,19 @@ def test_nothing_is_kept_of_jobs_that_are_over(bench: Bench) -> None:
         assert not any((scheduler._jobs, scheduler._small, scheduler._large, scheduler._returned))
 
     _on(executor, scenario)
+
+
+def test_jobs_are_limited_whatever_their_size(bench: Bench) -> None:
+    """Each holds its input: fails if millions of small ones may wait."""
+    executor = bench.executor()
+
+    async def scenario(engine: Engine) -> None:
+        tasks = await _jobs(engine, bench, [1, 2])
+        with pytest.raises(Overloaded):
+            engine.check_admission(1)
+        await executor.finish()
+        assert await tasks[1] == bench.evidence(1, *PLANS[1])
+        assert await tasks[2] == bench.evidence(2, *PLANS[2])
+        engine.check_admission(1)
+
+    _on(executor, scenario, largest_jobs=2)

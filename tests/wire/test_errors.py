@@ -149,11 +149,12 @@ def test_the_cause_of_an_error_of_ours_stays_in_the_log() -> None:
         (code_pb2.UNAVAILABLE, errors.Unavailable),
         (code_pb2.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (code_pb2.UNAUTHENTICATED, errors.Unauthenticated),
-        (code_pb2.RESOURCE_EXHAUSTED, errors.InvalidRequest),
+        (code_pb2.PERMISSION_DENIED, errors.Unauthenticated),
+        (code_pb2.RESOURCE_EXHAUSTED, errors.Overloaded),
         (code_pb2.UNIMPLEMENTED, errors.InternalError),
         (code_pb2.UNKNOWN, errors.InternalError),
         (code_pb2.INTERNAL, errors.InternalError),
-        (code_pb2.CANCELLED, errors.InternalError),
+        (code_pb2.CANCELLED, errors.Unavailable),
         (16_000, errors.InternalError),
     ],
 )
@@ -162,6 +163,13 @@ def test_a_bare_status(code: int, cls: type[CertserveError]) -> None:
     error = from_status(Status(code=code, message="words"))
     assert type(error) is cls
     assert "words" in str(error)
+
+
+def test_a_message_that_grpc_itself_finds_too_large_is_a_wrong_request() -> None:
+    """The caller can do something about it; a proxy's rate limit, of the same code, is another matter."""
+    words = "CLIENT: Sent message larger than max (99 vs. 10)"
+    error = from_status(Status(code=code_pb2.RESOURCE_EXHAUSTED, message=words))
+    assert isinstance(error, errors.InvalidRequest)
 
 
 def test_a_reason_of_another_domain_is_not_ours() -> None:
