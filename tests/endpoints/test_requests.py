@@ -18,9 +18,8 @@ def test_equal_values_of_other_types_are_one_request() -> None:
     """Fails if a numpy integer, an integer sigma or an enum's own word stays what it was."""
     plain = CertifyRequest(image=None, sigma=1.0, n0=10, n=100, alpha=0.5, fit=ImageFit.RESIZE_CROP, nonce=b"x")
     other: dict[str, Any] = {"fit": "resize-crop", "bound": "binary", "nonce": bytearray(b"x")}
-    spelt = CertifyRequest(
-        image=None, sigma=np.int64(1), n0=np.int32(10), n=np.uint8(100), alpha=np.float64(0.5), **other
-    )
+    other |= {"sigma": np.int64(1), "n0": np.int32(10), "n": np.uint8(100), "alpha": np.float64(0.5)}
+    spelt = CertifyRequest(image=None, **other)
     assert spelt == plain
     for name in ("sigma", "n0", "n", "alpha", "fit", "bound", "nonce"):
         assert type(getattr(spelt, name)) is type(getattr(plain, name))

@@ -178,7 +178,7 @@ def test_the_error_grows_with_sigma_and_dimension() -> None:
 @pytest.mark.parametrize("sigma", [1e-6, 1e-4, 0.01, 0.25, 1.0, 10.0])
 @pytest.mark.parametrize("x", [0.0, 2.0**-13, 0.3, 1.0])
 def test_the_bound_covers_the_density_at_every_boundary(sigma: float, x: float) -> None:
-    """Density times error, summed over the boundaries themselves, stays below: fails if the bound forgets a small sigma."""
+    """Density times error, summed over the boundaries themselves: fails if a small sigma is forgotten."""
     step = 2.0**-12
     first, last = math.floor((x - 9 * sigma) / step) - 1, math.ceil((x + 9 * sigma) / step) + 1
     boundaries = (np.arange(first, last) + 0.5) * step
