@@ -137,3 +137,19 @@ def test_importing_loads_no_runtime(imported: str, absent: tuple[str, ...]) -> N
         [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert found.stdout.split() == []
+
+
+def test_a_closed_client_says_so(nobody: str) -> None:
+    """Fails if gRPC's own word for it, which is no error of this package, comes through."""
+    client = Client(nobody)
+    client.close()
+    with pytest.raises(errors.Unavailable, match="closed"):
+        client.list_models()
+
+    async def ask() -> None:
+        asynchronous = AsyncClient(nobody)
+        await asynchronous.close()
+        await asynchronous.list_models()
+
+    with pytest.raises(errors.Unavailable, match="closed"):
+        asyncio.run(ask())

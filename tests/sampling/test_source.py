@@ -59,7 +59,7 @@ def test_a_draw_is_the_same_alone_and_in_any_range(source: DrawSource) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=IDS)
-def test_a_draw_far_away_costs_no_more_than_a_near_one(source: DrawSource) -> None:
+def test_a_draw_far_away_is_the_same_alone(source: DrawSource) -> None:
     far = 10_000_000 - 2
     np.testing.assert_array_equal(_rows(source, far, 2)[1], _rows(source, far + 1, 1)[0])
 

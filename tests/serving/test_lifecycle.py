@@ -103,6 +103,14 @@ class TestOverload:
         assert 0.0 < error.retry_after < 3600.0
         assert client.certify(harness.image(), n=500).setting.n == 500
 
+    def test_calls_in_progress_are_limited(self, monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
+        """Each holds its image: fails if any number of them may be open at once."""
+        with monkeypatch.context() as full:
+            full.setattr("certserve.serving.interceptors._LARGEST_ACTIVE", 0)
+            with pytest.raises(errors.Overloaded, match="in progress"):
+                client.list_models()
+        assert client.list_models()
+
     def test_a_smaller_limit_of_draws(self, loaded: Any, harness: ModuleType) -> None:
         """[limits] largest_n holds for requests, clips the defaults, and is told by the model."""
         config = Config(server=Address(port=0), limits=RequestLimits(largest_n=300, image_bytes=100))
