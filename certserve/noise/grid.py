@@ -7,7 +7,7 @@ F(u) = f(round(255 u)), and for every *real* image u within the radius the smoot
 A pixel's noise is looked up from 64 uniform bits U: the value j with T[j-1] <= U < T[j], where
 T[j] = floor(2^64 Phi((j + 1/2) / (255 sigma))). The high 16 bits decide in most cells of a 65,536-entry table; the
 cells that straddle a threshold hold a sentinel and are settled with 48 further bits of a disjoint domain of the
-stream, addressed by (draw, pixel).
+stream, addressed by the draw and the pixel's place among the draw's undecided ones.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ LARGEST_SIGMA = 10.0
 """Above it the noise would not fit into int16."""
 
 _SENTINEL = np.int16(-32768)
+_SPREAD = 8  # standard deviations of room for undecided pixels, and as many slots at least
+_LOW_48 = np.uint64((1 << 48) - 1)
 _PHI_BITS = 160
 _STEP = 1 << (_PHI_BITS - 64)  # one unit of the 64-bit uniform, in units of 2^-160
 
@@ -45,6 +47,7 @@ class RoundedGaussian:
         lowest: the smallest value drawn.
         thresholds: uint64; value lowest + i is drawn for thresholds[i - 1] <= U < thresholds[i].
         table: int16 of 65,536 entries: the value that the high 16 bits decide, or the sentinel.
+        undecided: the share of the table's entries that are the sentinel.
         total_variation: an upper bound on the distance of the drawn law from the exact rounded Gaussian.
     """
 
@@ -52,6 +55,7 @@ class RoundedGaussian:
     lowest: int
     thresholds: npt.NDArray[np.uint64]
     table: npt.NDArray[np.int16]
+    undecided: float
     total_variation: float
 
     def settle(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
@@ -74,7 +78,9 @@ def rounded_gaussian(sigma: float) -> RoundedGaussian:
     upper = [(1 << 64) + -tail // _STEP for tail in tails[:-1]]
     thresholds = np.array(lower[::-1] + upper, dtype=np.uint64)
     lowest = -len(lower)
-    return RoundedGaussian(sigma, lowest, thresholds, _table(thresholds, lowest), _total_variation(tails))
+    table = _table(thresholds, lowest)
+    undecided = np.count_nonzero(table == _SENTINEL) / table.size
+    return RoundedGaussian(sigma, lowest, thresholds, table, undecided, _total_variation(tails))
 
 
 def _tail_masses(sigma: float) -> list[int]:
@@ -125,6 +131,8 @@ class GridNoise:
         self._key = key
         self._law = rounded_gaussian(sigma)
         self._dimension = dimension
+        expected = dimension * self._law.undecided
+        self._slots = 2 * math.ceil((expected + _SPREAD * math.sqrt(expected) + _SPREAD) / 2)  # whole blocks
 
     def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.int16]:
         """Noise of draws first..first + count - 1 of one set, as int16 of shape (count, dimension), in 1/255.
@@ -132,7 +140,7 @@ class GridNoise:
         Draw i is the same alone, in any range, and in any batch.
         """
         d = self._dimension
-        stride = -(-2 * d // 16) * 16  # bytes a draw, whole blocks
+        stride = _whole_blocks(2 * d)  # bytes a draw
         cells = stream_bytes(self._key.domain(f"{domain}/cells"), first * stride, count * stride)
         high = cells.view("<u2").reshape(count, stride // 2)[:, :d]
         noise = np.take(self._law.table, high)
@@ -140,15 +148,27 @@ class GridNoise:
         if undecided.size:
             rows, pixels = np.divmod(undecided, d)
             high_bits = high[rows, pixels].astype(np.uint64) << np.uint64(48)
-            noise[rows, pixels] = self._law.settle(high_bits | self._low_bits(domain, first, count, rows, pixels))
+            noise[rows, pixels] = self._law.settle(high_bits | self._low_bits(domain, first, count, rows))
         return noise
 
-    def _low_bits(
-        self, domain: str, first: int, count: int, rows: npt.NDArray[np.intp], pixels: npt.NDArray[np.intp]
-    ) -> npt.NDArray[np.uint64]:
-        """48 further bits for the pixels that need them: bytes 6 p..6 p + 5 of the draw's own stretch."""
-        stride = -(-6 * self._dimension // 16) * 16
-        raw = stream_bytes(self._key.domain(f"{domain}/settle"), first * stride, count * stride)
-        low = np.zeros((rows.size, 8), dtype=np.uint8)
-        low[:, :6] = raw[(rows * stride + 6 * pixels)[:, None] + np.arange(6)]
-        return low.view("<u8")[:, 0]
+    def _low_bits(self, domain: str, first: int, count: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+        """48 further bits for each undecided pixel, whose rows are given in order.
+
+        The j-th one of a draw gets the low 48 bits of bytes 8 j..8 j + 7 of the draw's own stretch. A stretch has
+        slots for all but a negligible share of draws; a draw with more goes on in a stream of its own.
+        """
+        slots = self._slots
+        raw = stream_bytes(self._key.domain(f"{domain}/settle"), first * 8 * slots, count * 8 * slots).view("<u8")
+        counts = np.bincount(rows, minlength=count)
+        rank = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        low = raw.take(rows * slots + np.minimum(rank, slots - 1))
+        for row in np.flatnonzero(counts > slots):
+            own = self._key.domain(f"{domain}/settle/{first + row}")
+            more = stream_bytes(own, 0, _whole_blocks(8 * int(counts[row]))).view("<u8")
+            low[(rows == row) & (rank >= slots)] = more[: counts[row] - slots]
+        return low & _LOW_48
+
+
+def _whole_blocks(length: int) -> int:
+    """The number of bytes, rounded up to whole blocks of the stream."""
+    return -(-length // 16) * 16

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 __all__ = ["STREAM", "Key", "Secret", "stream_bytes"]
 
-STREAM = "aes128-ctr/1"
+STREAM = "aes128-ctr/2"
 """The name of this stream in certificates: another one draws other noise from the same key."""
 
 _BLOCK = 16

@@ -15,6 +15,8 @@ from certserve.sampling.slices import DrawSet
 
 __all__ = ["DrawSource"]
 
+_VALUES_AT_ONCE = 1 << 18  # what the intermediate arrays hold stays in the processor's cache
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawSource:
@@ -32,6 +34,11 @@ class DrawSource:
 
     def write(self, draws: DrawSet, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Fill `rows`, (count, dimension), with draws first..first + count - 1: pixels in [0, 1] plus noise."""
+        at_once = max(1, _VALUES_AT_ONCE // self.pixels.size)
+        for start in range(0, len(rows), at_once):
+            self._write(draws, first + start, rows[start : start + at_once])
+
+    def _write(self, draws: DrawSet, first: int, rows: npt.NDArray[np.float32]) -> None:
         flat = self.pixels.reshape(-1)
         if self.arithmetic is Arithmetic.GRID:
             noise = GridNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))

@@ -116,21 +116,30 @@ def whole_blocks(length: int) -> int:
     return -(-length // 16) * 16
 
 
-def slow_draws(domain: str, sigma: float, dimension: int, count: int) -> tuple[list[list[int]], int]:
+def slots_of(sigma: float, dimension: int) -> int:
+    """An even number of undecided pixels, at least eight standard deviations above their mean, and eight more."""
+    cells: list[int] = rounded_gaussian(sigma).table.tolist()
+    mean = dimension * cells.count(SENTINEL) / 65536
+    return 2 * math.ceil((mean + 8 * math.sqrt(mean) + 8) / 2)
+
+
+def slow_draws(domain: str, sigma: float, dimension: int, count: int, slots: int) -> tuple[list[list[int]], int]:
     """Draws 0..count - 1 one pixel at a time, as the module's words define them; and how many needed more bits."""
     law = rounded_gaussian(sigma)
     thresholds, table = law.thresholds.tolist(), law.table.tolist()
-    stride, further = whole_blocks(2 * dimension), whole_blocks(6 * dimension)
+    stride, further = whole_blocks(2 * dimension), 8 * slots
     cells = keystream(f"{domain}/cells", count * stride)
     settle = keystream(f"{domain}/settle", count * further)
     draws, settled = [], 0
     for i in range(count):
-        row = []
+        row: list[int] = []
+        own, rank = settle[i * further :][:further] + keystream(f"{domain}/settle/{i}", 8 * dimension), 0
         for pixel in range(dimension):
             high = int.from_bytes(cells[i * stride + 2 * pixel :][:2], "little")
-            low = int.from_bytes(settle[i * further + 6 * pixel :][:6], "little")
+            low = int.from_bytes(own[8 * rank :][:6], "little")
+            rank += table[high] == SENTINEL
             row.append(law.lowest + bisect_right(thresholds, (high << 48) | low))
-            settled += table[high] == SENTINEL
+        settled += rank
         draws.append(row)
     return draws, settled
 
@@ -141,10 +150,21 @@ def slow_draws(domain: str, sigma: float, dimension: int, count: int) -> tuple[l
 )
 def test_draws_equal_a_slow_reference(domain: str, sigma: float, dimension: int, count: int) -> None:
     """A draw that differs in any pixel from its written definition, those that need 64 bits included, fails."""
-    expected, settled = slow_draws(domain, sigma, dimension, count)
+    expected, settled = slow_draws(domain, sigma, dimension, count, slots_of(sigma, dimension))
     drawn = GridNoise(KEY, sigma, dimension).draws(domain, 0, count)
     assert drawn.tolist() == expected
     assert settled >= 1
+
+
+@pytest.mark.parametrize("slots", [2, 4, 6])
+@pytest.mark.parametrize("first", [0, 3])
+def test_draws_with_more_undecided_pixels_than_slots(slots: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits beyond the slots, which hardly any draw needs, come from the draw's own stream."""
+    noise = GridNoise(KEY, 0.25, 784)
+    monkeypatch.setattr(noise, "_slots", slots)
+    expected, settled = slow_draws("estimation", 0.25, 784, 9, slots)
+    assert settled > 9 * slots / 2
+    assert noise.draws("estimation", first, 9 - first).tolist() == expected[first:]
 
 
 @lru_cache

@@ -190,4 +190,4 @@ def test_the_commitment_is_the_digest_of_the_secret() -> None:
 
 def test_the_name_of_the_stream() -> None:
     """A stream changed in name only, or renamed without need, fails: old certificates name it."""
-    assert STREAM == "aes128-ctr/1"
+    assert STREAM == "aes128-ctr/2"

@@ -56,7 +56,7 @@ class TestEqualToInProcess:
     def test_certify_does_not_overstate_the_known_radius(self, client: Any, harness: ModuleType) -> None:
         """The other class begins (180 - 127.5) / 255 away; the bound at this secret comes close to it."""
         outcome = client.certify(harness.image(180), n=4000)
-        assert 0.9 * 52.5 / 255 < outcome.radius <= 52.5 / 255
+        assert 0.85 * 52.5 / 255 < outcome.radius <= 52.5 / 255
         assert (outcome.label, outcome.label_name) == (1, "high")
 
     def test_an_onnx_model_by_name(self, client: Any, local: Any) -> None:
