@@ -11,7 +11,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from certserve.images import EncodedImage, Geometry, ImageError, ImageFit, Limits, decode
+from certserve.images import EncodedImage, Geometry, ImageError, ImageFit, Limits, decode, read_header
 
 __all__ = ["Dataset", "DatasetError", "read"]
 
 _CIFAR_RECORD = 3 * 32 * 32
+_GREY_MODES = ("1", "L", "LA")
 
 
 class DatasetError(ValueError):
@@ -37,6 +38,7 @@ class Dataset:
     Attributes:
         images: uint8, (count, channels, height, width). labels: int64, (count,).
         idx: int64, (count,): each image's position in the data set as published; its own position by default.
+        classes: their names, in the order of the labels, where the data say them; else empty.
 
     Raises:
         DatasetError: the three do not fit together.
@@ -45,6 +47,7 @@ class Dataset:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     idx: npt.NDArray[np.int64]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -63,18 +66,22 @@ class Dataset:
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> Dataset:
         """The images whose entry in `chosen`, (count,), is true."""
-        return Dataset(self.images[chosen], self.labels[chosen], self.idx[chosen])
+        return Dataset(self.images[chosen], self.labels[chosen], self.idx[chosen], self.classes)
 
 
-def read(paths: Sequence[Path], *, split: str = "test", geometry: Geometry | None = None) -> Dataset:
+def read(
+    paths: Sequence[Path], *, split: str = "test", geometry: Geometry | None = None, classes: Sequence[str] = ()
+) -> Dataset:
     """The data set in one or more places, put together in order.
 
     Args:
         paths: each an .npz file with `x`, `y` and perhaps `idx`; a folder with idx.gz or CIFAR files; a CIFAR batch
             (.bin, or the Python version); or a folder of images with a CSV file of the columns file and label.
         split: "train" or "test": which part of a folder that holds both.
-        geometry: what the model expects: needed for a folder of images, which is decoded to it; arrays are taken
-            as RGB and turned round where its colour is "bgr".
+        geometry: what the model expects: a folder of images is resized and cropped to it, without one its images
+            must be of one size; arrays are taken as RGB and turned round where its colour is "bgr".
+        classes: names in the order of the labels, for a CSV file whose labels are names. Without them such names
+            are numbered in alphabetical order.
 
     Raises:
         DatasetError: a path holds none of these, or the parts do not fit together.
@@ -82,25 +89,29 @@ def read(paths: Sequence[Path], *, split: str = "test", geometry: Geometry | Non
     """
     if split not in ("train", "test"):
         raise DatasetError(f"split must be train or test, not {split!r}")
-    parts = [_read_one(path, split, geometry) for path in paths]
+    parts = [_read_one(path, split, geometry, classes) for path in paths]
     if not parts:
         raise DatasetError("expected at least one path")
     if len({part.images.shape[1:] for part in parts}) > 1:
         raise DatasetError(f"the parts hold images of {[part.images.shape[1:] for part in parts]}")
+    names = {part.classes for part in parts if part.classes or not classes}  # numbers are in the given order too
+    if len(names) > 1:
+        raise DatasetError(f"the parts name different classes: {[list(part.classes) for part in parts]!r:.200}")
     if len(parts) == 1:
         return parts[0]
     idx = np.concatenate([part.idx for part in parts])
     if len(np.unique(idx)) < len(idx):  # the parts count from 0 each
         idx = np.arange(len(idx))
-    return Dataset(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]), idx)
+    images, labels = np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
+    return Dataset(images, labels, idx, next(iter(names), ()))
 
 
-def _read_one(path: Path, split: str, geometry: Geometry | None) -> Dataset:
+def _read_one(path: Path, split: str, geometry: Geometry | None, classes: Sequence[str]) -> Dataset:
     found = _read_folder(path, split) if path.is_dir() else _read_file(path)
     if found is None:
         tables = sorted(path.glob("*.csv"))
         if len(tables) == 1:
-            return _read_images(path, tables[0], geometry)
+            return _read_images(path, tables[0], geometry, classes)
         raise DatasetError(
             f"{path}: expected the {split} images and labels as idx.gz files or CIFAR batches, or images with one "
             f"CSV file; there are {len(tables)} of those"
@@ -198,20 +209,58 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
 
 
-def _read_images(folder: Path, table: Path, geometry: Geometry | None) -> Dataset:
-    """Images named by the CSV's column `file`, labelled by its column `label` (a number)."""
-    if geometry is None:
-        raise DatasetError(f"{folder}: a folder of images needs a model's geometry to be decoded to")
+def _read_images(folder: Path, table: Path, geometry: Geometry | None, classes: Sequence[str]) -> Dataset:
+    """Images named by the CSV's column `file`, labelled by its column `label` (a number, or a class's name)."""
     with table.open(encoding="utf-8-sig", newline="") as lines:
         rows = list(csv.DictReader(lines))
     if not rows or not {"file", "label"} <= set(rows[0]):
         raise DatasetError(f"{table}: expected the columns file and label")
-    images, labels = [], []
+    if not all(row["file"] for row in rows):
+        raise DatasetError(f"{table}: expected an image's file name in every row")
+    encoded = {row["file"]: EncodedImage((folder / row["file"]).read_bytes()) for row in rows}
+    geometry = geometry or _common_geometry(folder, encoded)
+    images = []
     for row in rows:
-        encoded = EncodedImage((folder / row["file"]).read_bytes())
         try:
-            images.append(decode(encoded, geometry, ImageFit.RESIZE_CROP, Limits()))
-            labels.append(int(row["label"]))
-        except (ImageError, TypeError, ValueError) as error:
+            images.append(decode(encoded[row["file"]], geometry, ImageFit.RESIZE_CROP, Limits()))
+        except ImageError as error:
             raise DatasetError(f"{folder / row['file']}: {error}") from error
-    return _numbered(np.stack(images), np.asarray(labels))
+    texts = [(row["label"] or "").strip() for row in rows]
+    for row, text in zip(rows, texts, strict=True):
+        if not text:
+            raise DatasetError(f"{folder / row['file']}: expected a label, a number or a class's name, not nothing")
+    named = not classes and not all(map(_is_number, texts))
+    names = tuple(sorted(set(texts))) if named else tuple(classes)
+    labels = [_label(folder / row["file"], text, names) for row, text in zip(rows, texts, strict=True)]
+    found = _numbered(np.stack(images), np.asarray(labels))
+    return Dataset(found.images, found.labels, found.idx, names)
+
+
+def _common_geometry(folder: Path, encoded: Mapping[str, EncodedImage]) -> Geometry:
+    """The size that all the images have, grey if none of them has colours."""
+    headers = {}
+    for name, image in encoded.items():
+        try:
+            headers[name] = read_header(image.data)
+        except ImageError as error:
+            raise DatasetError(f"{folder / name}: {error}") from error
+    sizes = {header.size: name for name, header in headers.items()}
+    if len(sizes) > 1:
+        some = ", ".join(f"{name} has {width}x{height} pixels" for (width, height), name in list(sizes.items())[:2])
+        raise DatasetError(f"{folder}: the images are of {len(sizes)} sizes ({some}); say which they shall be "
+                           "resized and cropped to (--shape channels,height,width)")  # fmt: skip
+    (width, height), grey = next(iter(sizes)), all(header.mode in _GREY_MODES for header in headers.values())
+    return Geometry(1, height, width, "grey") if grey else Geometry(3, height, width, "rgb")
+
+
+def _label(image: Path, text: str, classes: Sequence[str]) -> int:
+    if text in classes:
+        return list(classes).index(text)
+    if not _is_number(text):
+        expected = f"one of {', '.join(classes)}" if classes else "a number"
+        raise DatasetError(f"{image}: expected a label, {expected:.200}, not {text!r:.50}")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and len(text) < 19  # an int64

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from certserve.datasets import Dataset, DatasetError, read
 from certserve.images import Geometry
@@ -146,54 +145,6 @@ def test_an_npz_archive_with_and_without_positions(tmp_path: Path) -> None:
     assert holds(read([path]), COLOUR, LABELS, [20, 0, 7])
     np.savez(path, x=GREY, y=LABELS)
     assert holds(read([path]), GREY[:, None], LABELS)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of three PNG files, one of another size, with a table."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i, image in enumerate(GREY):
-        Image.fromarray(image).save(folder / f"{i}.png")
-    Image.new("L", (10, 8), 77).save(folder / "2.png")
-    (folder / "labels.csv").write_text("who,file,label\nme,2.png,5\nme,0.png,1\n", encoding="utf-8")
-    return folder
-
-
-def test_a_folder_of_pictures_is_its_table_in_order(pictures: Path) -> None:
-    found = read([pictures], geometry=Geometry(1, 4, 5, "grey"))
-    assert holds(found, np.stack([np.full((1, 4, 5), 77), GREY[:1]]), np.array([5, 1]))
-
-
-@pytest.mark.parametrize(
-    ("table", "said"),
-    [
-        ("file,class\n0.png,1\n", "columns file and label"),
-        ("file,label\n", "columns file and label"),
-        ("", "columns file and label"),
-        ("file,label\n0.png,shoe\n", "0.png: .*shoe"),
-        ("file,label\n0.png\n", "0.png: "),
-        ("file,label\nlabels.csv,1\n", "labels.csv: "),
-    ],
-)
-def test_a_folder_of_pictures_needs_a_whole_table(pictures: Path, table: str, said: str) -> None:
-    (pictures / "labels.csv").write_text(table, encoding="utf-8")
-    with pytest.raises(DatasetError, match=said):
-        read([pictures], geometry=Geometry(1, 4, 5, "grey"))
-
-
-def test_a_folder_of_pictures_needs_a_geometry_and_one_table(pictures: Path) -> None:
-    with pytest.raises(DatasetError, match="geometry"):
-        read([pictures])
-    (pictures / "other.csv").write_text("file,label\n0.png,1\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match="images with one CSV file"):
-        read([pictures], geometry=Geometry(1, 4, 5, "grey"))
-
-
-def test_a_picture_that_is_not_there_is_an_os_error(pictures: Path) -> None:
-    (pictures / "0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"0\.png"):
-        read([pictures], geometry=Geometry(1, 4, 5, "grey"))
 
 
 def test_parts_follow_each_other(tmp_path: Path) -> None:
