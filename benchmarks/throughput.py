@@ -21,7 +21,7 @@ import numpy as np
 
 import certserve
 from certserve import zoo
-from certserve.backends.checks import probe_pixels
+from certserve.backends.probes import probe_pixels
 from certserve.client import AsyncClient
 from certserve.endpoints.models import LoadedModel
 from certserve.noise.keystream import Secret

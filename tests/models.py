@@ -1,7 +1,7 @@
-"""Tiny models that tests share: a good ONNX classifier, spoilt ones, and linear ones of known radius.
+"""Tiny models that tests share: a good ONNX classifier, spoilt ones, a residual network, linear ones of known radius.
 
-Test folders get this module as the fixture `models`. ONNX is imported when a graph is built, so the linear models
-need no runtime.
+Test folders get this module as the fixture `models`. ONNX and torch are imported when a model of theirs is built, so
+the linear models need no runtime.
 """
 
 from __future__ import annotations
@@ -184,4 +184,44 @@ def save(
     imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid("local", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION, functions=functions)
     onnx.save(model, path)
+    return path
+
+
+def residual(
+    shape: tuple[int, int, int] = SHAPE, stride: int = 1, stages: Sequence[tuple[int, int]] = ((8, 1), (16, 2))
+) -> Any:
+    """A residual network of CLASSES whose weights and batch statistics are all different, in evaluation mode."""
+    import torch
+
+    from certserve.backends.architectures import Residual, ResidualNetwork, Stage
+
+    mean, std = (tuple(np.linspace(*ends, shape[0]).tolist()) for ends in ((0.4, 0.5), (0.2, 0.3)))
+    described = Residual(shape, CLASSES, mean, std, stride, tuple(Stage(*stage) for stage in stages))
+    network = ResidualNetwork(described)
+    for index, (name, value) in enumerate(network.state_dict().items()):
+        if value.is_floating_point():
+            value.copy_(torch.from_numpy(_filling(name, tuple(value.shape), float(index))))
+    return network.eval()
+
+
+def _filling(name: str, shape: tuple[int, ...], phase: float) -> npt.NDArray[np.float32]:
+    """Positive variances and scales, kernels that keep the size of what goes through them, other small numbers."""
+    sines = waves(*shape, phase=phase)
+    if name.endswith(("norm.weight", "running_var")):
+        return np.float32(1) + sines / np.float32(2)
+    return sines * np.float32(1.5 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.5)
+
+
+def program(path: Path, function: Any = None, *, batch: int | None = None, shape: Sequence[int] = SHAPE) -> Path:
+    """A file of torch.export.save: the residual network or another function, for any number of rows or for `batch`."""
+    import torch
+
+    class Wrapped(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return (function or network)(x)
+
+    network = residual()
+    free = None if batch else {"x": {0: torch.export.Dim("rows")}}
+    exported = torch.export.export(Wrapped().eval(), (torch.zeros(batch or 2, *shape),), dynamic_shapes=free)
+    torch.export.save(exported, path)
     return path

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
+import pickle
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +77,7 @@ class TestRoundTrip:
         )
 
     def test_the_weights_are_the_arrays(self, stored: Bundle) -> None:
-        assert stored.default_execution.file == "weights.npz"
+        assert stored.executions[0].file == "weights.npz"
         with np.load(stored.file("weights.npz"), allow_pickle=False) as arrays:
             assert set(arrays.files) == {"weights", "bias"}
             assert arrays["weights"].dtype == arrays["bias"].dtype == np.float64
@@ -106,7 +109,7 @@ class TestRoundTrip:
             executions=executions,
         )
         assert found.executions == tuple(executions)
-        assert found.default_execution.name == "fast"
+        assert found.executions[0].name == "fast"
         assert found.colour == "grey"
         assert {name: found.file(name).read_bytes() for name in found.digests} == files
         with pytest.raises(BundleError, match=r"has no file 'c'; its files are a b.onnx, ü.npz, NOTICE"):
@@ -495,7 +498,11 @@ class TestCreate:
         assert (made.name, made.version, made.description, made.resize) == ("made", "2", "d", 8)
         assert (made.labels, made.shape, made.colour, made.sigmas) == (LABELS, SHAPE, "rgb", (0.5, 0.25))
         assert made.defaults == Defaults(0.5, n0=100, n=10_000, alpha=0.001, predict_n=1_000)
-        assert made.executions == (Execution("float32", "model.onnx", "onnx", "float32"),)
+        assert made.executions == (
+            Execution("float32", "model.onnx", "openvino", "float32"),
+            Execution("bfloat16", "model.onnx", "openvino", "bfloat16"),
+            Execution("onnxruntime-float32", "model.onnx", "onnx", "float32"),
+        )
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         assert made.provenance == {"by": "us", "source": "source.onnx", "source_sha256": digest}
 
@@ -699,6 +706,110 @@ class TestCreate:
     def test_no_file(self, graphs: Graphs, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"m.onnx cannot be read \(No such file or directory\); give the path"):
             create(tmp_path / "m.onnx")
+
+
+class TestPickles:
+    """What pickle and torch.save write is refused by name, and never opened."""
+
+    def check(self, path: Path, contents: bytes) -> str:
+        pytest.importorskip("onnx")
+        path.write_bytes(contents)
+        with pytest.raises(BundleError, match=re.escape(str(path))) as caught:
+            create(path)
+        assert not (path.parent / "made").exists()
+        return str(caught.value)
+
+    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+    @pytest.mark.parametrize("name", ["model.pt", "model.onnx"])
+    def test_pickles(self, tmp_path: Path, name: str, protocol: int) -> None:
+        class Runs:
+            def __reduce__(self) -> tuple[Any, tuple[Path]]:
+                return Path.touch, (tmp_path / "mark",)
+
+        said = self.check(tmp_path / name, pickle.dumps(Runs(), protocol))
+        assert "is a pickle, which can run any code when it is opened" in said
+        assert "export the model to ONNX, or to a .pt2 file with torch.export.save" in said
+        assert not (tmp_path / "mark").exists()
+
+    def test_an_archive_that_holds_a_pickle(self, tmp_path: Path) -> None:
+        """As torch.save has written since 2020; what stands before the archive hides nothing."""
+        raw = archive("model/data.pkl", "model/version")
+        for contents in (raw, b"#!/bin/sh\n" + raw):
+            assert "is a pickle" in self.check(tmp_path / "model.pt", contents)
+
+    def test_what_torch_saves(self, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch")
+        for old in (False, True):
+            torch.save({"w": torch.ones(2)}, tmp_path / "model.pth", _use_new_zipfile_serialization=not old)
+            assert "is a pickle" in self.check(tmp_path / "model.pth", (tmp_path / "model.pth").read_bytes())
+
+    def test_other_archives_are_no_pickles(self, tmp_path: Path) -> None:
+        assert "is not a valid ONNX model" in self.check(tmp_path / "model.zip", archive("readme.txt"))
+
+    def test_a_broken_archive_is_one_sentence_too(self, tmp_path: Path) -> None:
+        raw = archive("model/data.pkl")
+        assert "is not a valid ONNX model" in self.check(tmp_path / "model.pt", raw[-30:])
+
+
+def archive(*names: str) -> bytes:
+    """A zip file of small files."""
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as files:
+        for name in names:
+            files.writestr(name, "contents")
+    return raw.getvalue()
+
+
+class TestCreateProgram:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        """No program at all: it is not to be opened."""
+        (tmp_path / "source.pt2").write_bytes(b"\x80 anything")
+        return tmp_path / "source.pt2"
+
+    def create(self, source: Path, **changes: Any) -> Bundle:
+        facts: dict[str, Any] = {"name": "made", "labels": LABELS, "sigmas": [0.5, 0.25], "shape": SHAPE}
+        return bundle.create_program(source, source.parent / "made", **(facts | changes))
+
+    def test_facts(self, source: Path) -> None:
+        made = self.create(source, version="2", description="d", resize=8, provenance={"by": "us", "source": "x"})
+        assert bundle.read(made.path) == made
+        assert (made.name, made.version, made.description, made.resize) == ("made", "2", "d", 8)
+        assert (made.labels, made.shape, made.colour, made.sigmas) == (LABELS, SHAPE, "rgb", (0.5, 0.25))
+        assert made.defaults == Defaults(0.5, n0=100, n=10_000, alpha=0.001, predict_n=1_000)
+        assert made.executions == (Execution("torch-program", "model.pt2", "torch-export", "float32"),)
+        assert made.file("model.pt2").read_bytes() == source.read_bytes()
+        assert made.provenance == {"by": "us", "source": "source.pt2"}
+
+    def test_overrides(self, source: Path) -> None:
+        made = self.create(source, colour="bgr", defaults=Defaults(0.25, n=7))
+        assert (made.colour, made.defaults) == ("bgr", Defaults(0.25, n=7))
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match=r"none\.pt2 cannot be read \(No such file or directory\)"):
+            self.create(tmp_path / "none.pt2")
+
+    @pytest.mark.parametrize(
+        "changes", [{"shape": (3, 0, 4)}, {"labels": ("one",)}, {"sigmas": []}, {"shape": (2, 4, 4)}]
+    )
+    def test_values(self, source: Path, changes: dict[str, Any]) -> None:
+        with pytest.raises(BundleError):
+            self.create(source, **changes)
+        assert not (source.parent / "made").exists()
+
+
+class TestExecution:
+    def test_by_name(self, stored: Bundle) -> None:
+        first, second = stored.executions[0], Execution("fast", "weights.npz", "linear", "float32")
+        both = dataclasses.replace(stored, executions=(first, second))
+        assert both.execution("float64") == first
+        assert both.execution("fast") == second
+
+    @pytest.mark.parametrize("name", ["slow", "", "Float64", "linear"])
+    def test_unknown(self, stored: Bundle, name: str) -> None:
+        with pytest.raises(BundleError, match=f"has no execution '{name}'; there are float64") as caught:
+            stored.execution(name)
+        assert str(stored.path) in str(caught.value)
 
 
 class TestRealModels:

@@ -6,6 +6,7 @@ named by its fingerprint. A runtime is imported only when a model needs it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.backends.checks import check_rows, fingerprint
+from certserve.backends.choice import ranked
+from certserve.backends.probes import probe_labels
 from certserve.bundle import Bundle, Execution
-from certserve.errors import BundleError, ModelRefused
+from certserve.errors import BackendFailed, BundleError, ModelRefused
 
 __all__ = ["Backend", "LoadedExecution", "load"]
+
+_log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -59,17 +64,44 @@ class LoadedExecution:
     fingerprint: str
 
 
-def load(bundle: Bundle, execution: Execution | None = None) -> LoadedExecution:
-    """Load and check one execution of a bundle: the given one, or its first.
+def load(bundle: Bundle, execution: Execution | None = None, *, trust: bool = False) -> LoadedExecution:
+    """Load and check one execution of a bundle: the given one, or the one that `certserve.backends.choice` says.
+
+    Where a quantised one is chosen and does not give the labels any more that it was accepted with, the next one is
+    loaded instead, with a warning.
+
+    Args:
+        trust: allow executions whose file can run code of its own (runtime "torch-export").
 
     Raises:
-        BundleError: the bundle's file is not what `model.toml` says, or its runtime is unknown.
+        BundleError: the bundle's file is not what `model.toml` says, its runtime is unknown or not installed, or it
+            needs trust.
         ModelRefused: the model is no base classifier for smoothing; the reason.
     """
-    chosen = execution or bundle.executions[0]
+    candidates = ranked(bundle) if execution is None else [execution]
+    for chosen in candidates:
+        try:
+            return _load(bundle, chosen, trust)
+        except _LabelsDiffer as error:
+            if chosen is candidates[-1]:
+                raise ModelRefused(str(error)) from error
+            _log.warning("%s; another execution serves instead", error)
+    raise AssertionError("ranked() names one execution at least")
+
+
+class _LabelsDiffer(Exception):
+    """A quantised execution no longer gives the labels it was accepted with."""
+
+
+def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
     if chosen.runtime not in _LOADERS:
         known = ", ".join(_LOADERS)
         raise BundleError(f"{bundle.path}: unknown runtime {chosen.runtime!r}; this version has {known}")
+    if chosen.runtime in _RUNS_CODE and not trust:
+        raise BundleError(
+            f"{bundle.path}: {chosen.file} is a program, which can run any code on this machine when it is loaded; "
+            "allow it with trust=True (--trust) if you know who made it, or serve another execution"
+        )
     backend = _LOADERS[chosen.runtime](bundle, chosen)
     if backend.shape != bundle.shape:
         raise BundleError(f"{bundle.path}: the model takes {backend.shape}, model.toml says {bundle.shape}")
@@ -77,12 +109,25 @@ def load(bundle: Bundle, execution: Execution | None = None) -> LoadedExecution:
         raise BundleError(
             f"{bundle.path}: the model has {backend.num_classes} outputs, model.toml names {len(bundle.labels)} labels"
         )
+    sigma = max(bundle.sigmas)
     try:
-        rows = check_rows(backend, max(bundle.sigmas))
-    except ModelRefused as error:
+        rows = check_rows(backend, sigma)
+    except (BackendFailed, ModelRefused) as error:  # it fails where its number of rows is fixed
         raise ModelRefused(f"{bundle.path}: {error}") from error
+    if chosen.probe_labels:
+        _compare_labels(bundle, chosen, probe_labels(backend, len(chosen.probe_labels), sigma, rows.shapes[-1]))
     name = fingerprint(bundle.digests[chosen.file], backend.identity, rows)
     return LoadedExecution(chosen.name, backend, rows.shapes, name)
+
+
+def _compare_labels(bundle: Bundle, chosen: Execution, labels: tuple[int, ...]) -> None:
+    """Refuse a quantised execution that has changed by more than another processor's rounding explains."""
+    same = sum(a == b for a, b in zip(labels, chosen.probe_labels, strict=True)) / len(labels)
+    if same < _SAME_LABELS:
+        raise _LabelsDiffer(
+            f"{bundle.path}: the execution {chosen.name} gives {same:.0%} of the labels of its probes that it was "
+            "accepted with; this machine cannot run it as it was meant, or its file is damaged"
+        )
 
 
 def _load_linear(bundle: Bundle, execution: Execution) -> Backend:
@@ -97,4 +142,30 @@ def _load_onnx(bundle: Bundle, execution: Execution) -> Backend:
     return OnnxBackend(bundle.file(execution.file), execution.precision)
 
 
-_LOADERS: dict[str, Callable[[Bundle, Execution], Backend]] = {"linear": _load_linear, "onnx": _load_onnx}
+def _load_openvino(bundle: Bundle, execution: Execution) -> Backend:
+    from certserve.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle.file(execution.file), execution.precision, bundle.shape)
+
+
+def _load_torch(bundle: Bundle, execution: Execution) -> Backend:
+    from certserve.backends.torch import TorchBackend
+
+    return TorchBackend.read(bundle.file(execution.file), execution.precision)
+
+
+def _load_program(bundle: Bundle, execution: Execution) -> Backend:
+    from certserve.backends.torch import TorchBackend
+
+    return TorchBackend.read_program(bundle.file(execution.file), bundle.shape, execution.precision)
+
+
+_LOADERS: dict[str, Callable[[Bundle, Execution], Backend]] = {
+    "linear": _load_linear,
+    "onnx": _load_onnx,
+    "openvino": _load_openvino,
+    "torch": _load_torch,
+    "torch-export": _load_program,
+}
+_RUNS_CODE = {"torch-export"}
+_SAME_LABELS = 0.9  # of the probes: near ties flip between processors, a broken scale flips far more

@@ -17,18 +17,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from certserve.backends.probes import probe_pixels
 from certserve.errors import ModelRefused
-from certserve.noise.grid import LEVELS, GridNoise
-from certserve.noise.keystream import Key, stream_bytes
 
-__all__ = ["LADDER", "RowCheck", "check_rows", "fingerprint", "probe_pixels"]
+__all__ = ["LADDER", "RowCheck", "check_rows", "fingerprint"]
 
 LADDER = (1, 8, 32, 128)
 """Numbers of rows a batch may have: one image never pays for 128 padded rows."""
 
 _LARGEST_BATCH_BYTES = 64 << 20
 _PROBES = 16
-_PROBE_KEY = Key(bytes(32))  # public on purpose: probes are no secret
 _COUPLED = 1e-2
 
 
@@ -45,16 +43,6 @@ class RowCheck:
 
     shapes: tuple[int, ...]
     logits: npt.NDArray[np.float32]
-
-
-def probe_pixels(shape: tuple[int, int, int], count: int, sigma: float) -> npt.NDArray[np.float32]:
-    """Fixed noisy inputs, (count, *shape): random 8-bit pixels plus grid noise at sigma, the same everywhere."""
-    dimension = math.prod(shape)
-    length = -(-count * dimension // 16) * 16
-    pixels = stream_bytes(_PROBE_KEY.domain("probe/pixels"), 0, length)[: count * dimension]
-    noise = GridNoise(_PROBE_KEY, sigma, dimension).draws("probe", 0, count)
-    noisy = pixels.reshape(count, dimension).astype(np.int16) + noise
-    return (noisy / np.float32(LEVELS)).astype(np.float32).reshape(count, *shape)
 
 
 def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LADDER) -> RowCheck:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +10,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from certserve.backends.graph import refuse_coupled_rows
+from certserve.backends.processor import cores, instruction_set
 from certserve.errors import BackendFailed, BundleError, ModelRefused
 
-__all__ = ["OnnxBackend", "instruction_set"]
-
-_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
+__all__ = ["OnnxBackend"]
 
 
 class OnnxBackend:
@@ -32,7 +29,7 @@ class OnnxBackend:
 
     def __init__(self, path: Path, precision: str, threads: int | None = None) -> None:
         refuse_coupled_rows(path)
-        threads = threads or _cores()
+        threads = threads or cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -72,21 +69,6 @@ class OnnxBackend:
         if logits.ndim != 2 or len(logits) != 2:
             raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
         return int(logits.shape[1])
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def instruction_set() -> str:
-    """The processor's architecture and those of its vector instructions that numerical kernels are chosen by."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.machine()
-    words = set(text.split())
-    return "+".join([platform.machine(), *(name for name in _INSTRUCTION_SETS if name in words)])
 
 
 def _input_of(session: onnxruntime.InferenceSession, path: Path) -> tuple[str, tuple[int, int, int]]:

@@ -7,8 +7,19 @@ runtime is imported here, and nothing is ever unpickled.
 
 from __future__ import annotations
 
-from certserve.bundle.creation import create, write_linear
-from certserve.bundle.description import Bundle, Defaults, Execution
-from certserve.bundle.storage import read, write
+from certserve.bundle.creation import create, create_program, write_linear
+from certserve.bundle.description import Bundle, Defaults, Execution, onnx_executions
+from certserve.bundle.storage import extend, read, write
 
-__all__ = ["Bundle", "Defaults", "Execution", "create", "read", "write", "write_linear"]
+__all__ = [
+    "Bundle",
+    "Defaults",
+    "Execution",
+    "create",
+    "create_program",
+    "extend",
+    "onnx_executions",
+    "read",
+    "write",
+    "write_linear",
+]

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.bundle import graph
-from certserve.bundle.description import Bundle, Defaults, Execution
+from certserve.bundle.description import Bundle, Defaults, Execution, onnx_executions
 from certserve.bundle.storage import write
 from certserve.errors import BundleError
 
-__all__ = ["create", "write_linear"]
+__all__ = ["create", "create_program", "write_linear"]
 
 
 def create(
@@ -71,13 +71,58 @@ def create(
         labels=labels,
         shape=found,
         sigmas=sigmas,
-        executions=[Execution(precision, "model.onnx", "onnx", precision)],
+        executions=onnx_executions("model.onnx", precision),
         colour=colour,
         resize=resize,
         version=version,
         description=description,
         defaults=defaults,
         provenance={**(provenance or {}), **recorded},
+    )
+
+
+def create_program(
+    model: Path,
+    directory: Path,
+    *,
+    name: str,
+    labels: Sequence[str],
+    sigmas: Sequence[float],
+    shape: tuple[int, int, int],
+    colour: str | None = None,
+    resize: int | None = None,
+    version: str = "1",
+    description: str = "",
+    defaults: Defaults | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> Bundle:
+    """A bundle of a program written by torch.export.save; it is not opened here, as opening it may run code.
+
+    Args:
+        model: takes float32 pixels in [0, 1], (rows, *shape) with free rows, and gives logits (rows, classes).
+        The rest as in `write`.
+
+    Raises:
+        BundleError: the file cannot be read, or as `write`.
+    """
+    try:
+        contents = model.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{model} cannot be read ({error.strerror})") from error
+    return write(
+        directory,
+        {"model.pt2": contents},
+        name=name,
+        labels=labels,
+        shape=shape,
+        sigmas=sigmas,
+        executions=[Execution("torch-program", "model.pt2", "torch-export", "float32")],
+        colour=colour,
+        resize=resize,
+        version=version,
+        description=description,
+        defaults=defaults,
+        provenance={**(provenance or {}), "source": model.name},
     )
 
 

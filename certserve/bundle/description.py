@@ -12,7 +12,7 @@ from pathlib import Path
 
 from certserve.errors import BundleError
 
-__all__ = ["CHANNELS", "MANIFEST", "Bundle", "Defaults", "Execution"]
+__all__ = ["CHANNELS", "MANIFEST", "Bundle", "Defaults", "Execution", "onnx_executions"]
 
 MANIFEST = "model.toml"
 CHANNELS = {"grey": 1, "rgb": 3, "bgr": 3}
@@ -24,18 +24,29 @@ class Execution:
     """One way of running a bundle.
 
     Attributes:
-        name: in words. file: in the bundle. runtime: "onnx" or "linear"; the table of `certserve.backends` decides.
+        name: in words. file: in the bundle. runtime: for example "onnx"; the table of `certserve.backends` decides.
         precision: of its arithmetic, for example "float32".
+        probe_labels: of the patterned probes, when it was accepted; given for quantised executions, which are refused
+            on a machine where too many labels differ.
     """
 
     name: str
     file: str
     runtime: str
     precision: str
+    probe_labels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _named("an execution", name=self.name, runtime=self.runtime, precision=self.precision)
         _plain(self.file)
+
+
+def onnx_executions(file: str, precision: str) -> tuple[Execution, ...]:
+    """The ways of running an ONNX file, whose weights are of the given precision."""
+    openvino = [Execution(precision, file, "openvino", precision)]
+    if precision == "float32":
+        openvino.append(Execution("bfloat16", file, "openvino", "bfloat16"))
+    return (*openvino, Execution(f"onnxruntime-{precision}", file, "onnx", precision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ class Bundle:
         shape: (channels, height, width) of its input; pixels in [0, 1]. colour: "grey", "rgb" or "bgr".
         resize: pixels; the length the shorter side is resized to before the centre crop; None: just enough.
         sigmas: the noise levels, in input units, that the model was trained for.
-        executions: the ways of running it, the default one first.
+        executions: the ways of running it; which one serves, `certserve.backends.choice` says.
         digests: file name -> SHA-256 in hexadecimal. provenance: where the model is from, in free words.
 
     Raises:
@@ -104,10 +115,17 @@ class Bundle:
             raise BundleError(f"the default sigma must be one of {self.sigmas!r:.200}, not {self.defaults.sigma!r}")
         self._check_executions()
 
-    @property
-    def default_execution(self) -> Execution:
-        """The execution that serves unless another one is asked for."""
-        return self.executions[0]
+    def execution(self, name: str) -> Execution:
+        """The execution of that name.
+
+        Raises:
+            BundleError: there is none; the names there are.
+        """
+        for execution in self.executions:
+            if execution.name == name:
+                return execution
+        known = ", ".join(execution.name for execution in self.executions)
+        raise BundleError(f"{self.path}: has no execution {name!r}; there are {known}")
 
     def file(self, name: str) -> Path:
         """Where a file of the bundle is.

@@ -6,6 +6,7 @@ Noise is added to pixels in [0, 1], so what a bundle stores must take those: the
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def load(path: Path) -> tuple[Any, str]:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise BundleError(f"cannot be read ({error.strerror}); give the path of an ONNX file") from error
+    if _is_pickle(path):
+        raise BundleError("is a pickle, which can run any code when it is opened, so it never is; export the model "
+                          "to ONNX, or to a .pt2 file with torch.export.save")  # fmt: skip
     try:
         model = onnx.load(path)
         _add_output_shape(model)
@@ -192,6 +196,18 @@ def _fresh(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is what pickle or torch.save writes."""
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(Path(name).name == "data.pkl" for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _first_line(error: Exception) -> str:

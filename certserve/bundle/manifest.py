@@ -17,6 +17,7 @@ from certserve.errors import BundleError
 __all__ = ["interpret", "render"]
 
 _FORMAT = 1
+_LABELS_A_LINE = 32
 _LARGEST_EXACT = 2**53  # integers up to here are numbers without loss
 _TOML_TYPES = {str: "a string", int: "an integer", float: "a number", list: "an array", dict: "a table"}
 
@@ -158,6 +159,7 @@ def _execution(table: _Table) -> Execution:
         file=table.take("file", str),
         runtime=table.take("runtime", str),
         precision=table.take("precision", str),
+        probe_labels=tuple(table.each("probe_labels", int)) if "probe_labels" in table else (),
     )
     table.finish()
     return execution
@@ -174,8 +176,17 @@ def _execution_lines(execution: Execution) -> list[str]:
         f"file = {_quoted(execution.file)}",
         f"runtime = {_quoted(execution.runtime)}",
         f"precision = {_quoted(execution.precision)}",
+        *_probe_lines(execution),
         "",
     ]
+
+
+def _probe_lines(execution: Execution) -> list[str]:
+    if not execution.probe_labels:
+        return []
+    labels = execution.probe_labels
+    rows = [labels[i : i + _LABELS_A_LINE] for i in range(0, len(labels), _LABELS_A_LINE)]
+    return ["probe_labels = [", *(f"    {', '.join(map(str, row))}," for row in rows), "]"]
 
 
 def _pairs(texts: Mapping[str, str]) -> list[str]:

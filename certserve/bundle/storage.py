@@ -5,6 +5,7 @@ Files are opened only under plain names inside the directory; no link leads out 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from certserve.bundle.description import CHANNELS, MANIFEST, Bundle, Defaults, E
 from certserve.bundle.manifest import interpret, render
 from certserve.errors import BundleError
 
-__all__ = ["read", "write"]
+__all__ = ["extend", "read", "write"]
 
 
 def read(path: Path) -> Bundle:
@@ -84,6 +85,36 @@ def write(
     interpret(manifest, directory)  # what `read` would refuse is not written
     _store(directory, {**files, MANIFEST: manifest})
     return read(directory)
+
+
+def extend(
+    path: Path, files: Mapping[str, bytes], executions: Sequence[Execution], provenance: Mapping[str, str]
+) -> Bundle:
+    """Add executions to a bundle, in front of its others, with their files; what has the same name is replaced.
+
+    The directory is replaced by a new one when that is complete.
+
+    Raises:
+        BundleError: as `read` and `write`.
+    """
+    old = read(path)
+    names = {execution.name for execution in executions}
+    kept = {name: (path / name).read_bytes() for name in old.digests}
+    contents = {**kept, **files}
+    used = [*executions, *(execution for execution in old.executions if execution.name not in names)]
+    digests = {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+    new = dataclasses.replace(old, executions=tuple(used), digests=digests, provenance={**old.provenance, **provenance})
+    manifest = render(new)
+    interpret(manifest, path)
+    aside = path.resolve().with_name(f".{path.resolve().name}.{secrets.token_hex(8)}")
+    path.resolve().rename(aside)
+    try:
+        _store(path, {**contents, MANIFEST: manifest})
+    except BaseException:
+        aside.rename(path.resolve())
+        raise
+    shutil.rmtree(aside)
+    return read(path)
 
 
 def _colour_of(channels: int) -> str:

@@ -38,6 +38,8 @@ _ASKING = (
         type=click.Choice([arithmetic.value for arithmetic in Arithmetic]),
         help="In which arithmetic noise is added; default: grid.",
     ),
+    click.option("--execution", help="Which of a bundle's executions, by name; default: the fastest."),
+    click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export)."),
     click.option(
         "--secret-file", type=click.Path(exists=True, dir_okay=False), help="64 hex digits that key the noise."
     ),
@@ -128,8 +130,10 @@ def _model(
 ) -> Iterator[Callable[[str, str, dict[str, Any]], Any]]:
     """A function that asks `method` about an image: in this process, or of the server."""
     if options["server"]:
-        if options["secret_file"]:
-            raise click.UsageError("--secret-file is for a bundle here; a server has its own secret.")
+        for name in ("secret_file", "execution", "trust"):
+            if options[name]:
+                option = "--" + name.replace("_", "-")
+                raise click.UsageError(f"{option} is for a bundle here; a server has its own.")
         from certserve.client import Client
 
         token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
@@ -143,7 +147,8 @@ def _model(
     from certserve.endpoints.local import open_model
 
     secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
-    with open_model(options["model"], key_source=secret) as model:
+    given = {name: options[name] for name in ("execution", "trust")}
+    with open_model(options["model"], **given, key_source=secret) as model:
         yield lambda method, image, question: getattr(model, method)(
             image,
             on_progress=lambda done, of: report(len(answers) + done / of, total),

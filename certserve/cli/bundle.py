@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.cli.values import read_labels, read_numbers, read_shape
 from certserve.noise.grid import LARGEST_SIGMA
 from certserve.smoothing.bounds import smallest_certifying_n
 
@@ -45,6 +44,7 @@ def bundle() -> None:
 @click.option("--n", type=int, default=10_000, show_default=True, help="Default estimation draws.")
 @click.option("--alpha", type=float, default=0.001, show_default=True, help="Default failure probability.")
 @click.option("--description", default="", help="A sentence about the model.")
+@click.option("--trust", is_flag=True, help="Allow a .pt2 file, which can run code of its own when it is loaded.")
 @json_option
 @fails_in_one_sentence
 def create(
@@ -62,12 +62,13 @@ def create(
     n: int,
     alpha: float,
     description: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
-    """Make a bundle from an ONNX classifier with a free batch axis.
+    """Make a bundle from an ONNX classifier with a free batch axis, or a .pt2 file of torch.export.save.
 
-    The normalisation becomes part of the model, so that noise is added to pixels in [0, 1]. The model is loaded
-    and checked: finite logits, and rows that do not depend on each other.
+    The normalisation becomes part of the model, so that noise is added to pixels in [0, 1]; a .pt2 file must hold
+    it already. The model is loaded and checked: finite logits, and rows that do not depend on each other.
 
     \b
     Example: certserve bundle create model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
@@ -75,37 +76,40 @@ def create(
     """
     from certserve import bundle as bundles
 
+    said: dict[str, Any] = {
+        "name": name or output.resolve().name,
+        "labels": read_labels(labels),
+        "sigmas": sigmas,
+        "shape": read_shape(shape),
+        "colour": colour,
+        "resize": resize,
+        "description": description,
+        "defaults": bundles.Defaults(sigmas[0], n0, n, alpha),
+    }
     with progress_bar(f"making {output.name}"):
-        made = bundles.create(
-            model,
-            output,
-            name=name or output.resolve().name,
-            labels=_labels(labels),
-            sigmas=sigmas,
-            colour=colour,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
-            shape=_shape(shape),
-            resize=resize,
-            description=description,
-            defaults=bundles.Defaults(sigmas[0], n0, n, alpha),
-        )
-        loaded = _checked(made)
+        if model.suffix == ".pt2":
+            if mean or std or not shape:
+                raise click.UsageError("A .pt2 file needs --shape, and holds its normalisation: no --mean, no --std.")
+            made = bundles.create_program(model, output, **said)
+        else:
+            means, stds = read_numbers("--mean", mean), read_numbers("--std", std)
+            made = bundles.create(model, output, mean=means, std=stds, **said)
+        loaded = _checked(made, trust)
     if as_json:
         print_json({"path": str(output), "name": made.name, "fingerprint": loaded.fingerprint})
         return
     stdout().print(
         f"Made {output}: {len(made.labels)} classes, input {'x'.join(map(str, made.shape))} {made.colour}, sigma "
         f"{', '.join(f'{sigma:g}' for sigma in made.sigmas)}. It loads, and no coupling between its rows was found.\n"
-        f"Try: certserve certify IMAGE --model {output} --fit resize-crop\n"
-        f"Serve: certserve serve --model {output}",
+        f"Try: certserve certify IMAGE --model {output} --fit resize-crop{' --trust' * trust}\n"
+        f"Serve: certserve serve --model {output}{' --trust' * trust}",
         highlight=False,
         markup=False,
         soft_wrap=True,  # commands to copy stay on one line
     )
 
 
-def _checked(made: Bundle) -> LoadedExecution:
+def _checked(made: Bundle, trust: bool) -> LoadedExecution:
     """The bundle, loaded; one that is refused does not stay on disk."""
     from certserve import backends
 
@@ -116,42 +120,7 @@ def _checked(made: Bundle) -> LoadedExecution:
                 f"expected sigmas of at most {LARGEST_SIGMA:g} (in units of pixels in [0, 1]) and, at this alpha, n of "
                 f"at least {smallest}: with less nothing can be certified"
             )
-        return backends.load(made)
+        return backends.load(made, trust=trust)
     except BaseException:
         shutil.rmtree(made.path)
         raise
-
-
-def _labels(text: str) -> list[str]:
-    if not os.path.isfile(text):  # Path.is_file raises where a long list is no possible file name
-        if "," not in text:
-            raise click.BadParameter(f"{text!r} is neither a file nor a,b,c", param_hint="--labels")
-        return [name.strip() for name in text.split(",")]
-    path = Path(text)
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    if path.suffix.lower() != ".csv":
-        return [line.strip() for line in lines if line.strip()]
-    rows = list(csv.DictReader(lines))
-    for column in ("name", "label"):
-        if rows and all(row.get(column) for row in rows):
-            return [row[column].strip() for row in rows]
-    raise ValueError(f"{path}: expected a column `name` with the classes in order")
-
-
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected numbers separated by commas, not {text!r}", param_hint=option) from None
-
-
-def _shape(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    numbers = text.split(",")
-    if len(numbers) != 3 or not all(number.strip().isdigit() for number in numbers):
-        raise click.BadParameter(f"expected channels,height,width, not {text!r}", param_hint="--shape")
-    channels, height, width = (int(number) for number in numbers)
-    return channels, height, width

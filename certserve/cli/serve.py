@@ -26,9 +26,10 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--token-file", type=_FILE, help="A file with the bearer token that callers must send.")
 @click.option("--secret-file", type=_FILE, help="64 hex digits that key the noise; default: fresh at every start.")
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
+@click.option("--trust", is_flag=True, default=None, help="Allow bundles whose file can run code (torch.export).")
 @json_option
 @fails_in_one_sentence
-def serve(models: tuple[str, ...], config: str | None, address: str | None, as_json: bool, **files: Any) -> None:
+def serve(models: tuple[str, ...], config: str | None, address: str | None, as_json: bool, **options: Any) -> None:
     """Serve models over gRPC until SIGTERM; without a model, the packaged one.
 
     \b
@@ -44,14 +45,15 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
     host, port = _split(address)
     overrides = {
         "server": {"host": host, "port": port},
-        "security": {name: files[name] for name in ("tls_certificate", "tls_key", "token_file", "allow_insecure")},
-        "noise": {"secret_file": files["secret_file"]},
+        "security": {name: value for name, value in options.items() if name != "secret_file"},
+        "noise": {"secret_file": options["secret_file"]},
     }
     settings = configs.read_config(Path(config) if config else None, overrides, models)
     if settings.security.missing and not settings.server.is_loopback:
         missing = " and ".join(settings.security.missing)
         click.echo(f"certserve: warning: other machines can reach this server without {missing}.", err=True)
-    loaded = [LoadedModel.read(path_of(name)) for name in settings.models or (None,)]
+    trust = settings.security.trust
+    loaded = [LoadedModel.read(path_of(name), trust=trust) for name in settings.models or (None,)]
     secret_file = settings.noise.secret_file
     secret = Secret.from_file(Path(secret_file)) if secret_file else Secret.fresh()
 

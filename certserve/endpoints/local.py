@@ -27,18 +27,27 @@ __all__ = ["LocalModel", "open_model"]
 Result = TypeVar("Result")
 
 
-def open_model(bundle: str | os.PathLike[str] | None = None, *, key_source: Secret | None = None) -> LocalModel:
+def open_model(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    execution: str | None = None,
+    trust: bool = False,
+    key_source: Secret | None = None,
+) -> LocalModel:
     """A model to be asked in this process: a bundle's directory, or the name of a packaged one.
 
     Args:
         bundle: default: the packaged default model.
+        execution: which of the bundle's, by name; default: as `certserve.backends.choice` says.
+        trust: allow a bundle whose file is a program that can run code of its own (torch.export).
         key_source: the secret that keys the noise; default: a fresh one from the operating system.
 
     Raises:
         BundleError: the bundle is incomplete, damaged or not understood.
         ModelRefused: the model is no base classifier for smoothing.
     """
-    return LocalModel(LoadedModel.read(path_of(bundle)), key_source or Secret.fresh())
+    loaded = LoadedModel.read(path_of(bundle), execution=execution, trust=trust)
+    return LocalModel(loaded, key_source or Secret.fresh())
 
 
 class LocalModel:

@@ -31,11 +31,15 @@ class LoadedModel:
     execution: LoadedExecution
 
     @classmethod
-    def read(cls, path: Path) -> LoadedModel:
+    def read(cls, path: Path, *, execution: str | None = None, trust: bool = False) -> LoadedModel:
         """Read, load and check a bundle; the noise tables of its sigmas are made ready.
 
+        Args:
+            execution: by name; default: as `certserve.backends.choice` says.
+            trust: allow files that can run code of their own.
+
         Raises:
-            BundleError: the bundle is incomplete, damaged or not understood.
+            BundleError: the bundle is incomplete, damaged or not understood, or needs trust.
             ModelRefused: the model is no base classifier for smoothing.
         """
         found = bundle.read(path)
@@ -43,7 +47,8 @@ class LoadedModel:
             raise BundleError(f"{path}: sigma is in units of pixels in [0, 1], at most {LARGEST_SIGMA:g}")
         for sigma in found.sigmas:
             rounded_gaussian(sigma)
-        return cls(found, backends.load(found))
+        chosen = None if execution is None else found.execution(execution)
+        return cls(found, backends.load(found, chosen, trust=trust))
 
 
 @dataclass(frozen=True, slots=True)

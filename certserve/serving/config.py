@@ -50,12 +50,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """[security]: PEM files for TLS, and a file that holds the bearer token callers must send."""
+    """[security]: PEM files for TLS; a file that holds the bearer token callers must send; whether bundles whose file
+    can run code of its own (torch.export) are loaded.
+    """
 
     tls_certificate: str = ""
     tls_key: str = ""
     token_file: str = ""
     allow_insecure: bool = False
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.tls_certificate) != bool(self.tls_key):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from certserve.backends.checks import LADDER, RowCheck, check_rows, fingerprint, probe_pixels
+from certserve.backends.checks import LADDER, RowCheck, check_rows, fingerprint
+from certserve.backends.probes import probe_pixels
 from certserve.errors import ModelRefused
 
 SHAPE = (1, 4, 4)
@@ -162,11 +162,6 @@ def test_probes_are_noisy_8_bit_pixels() -> None:
     np.testing.assert_array_equal((steps / np.float32(255)).astype(np.float32), probes)
     assert len({probe.tobytes() for probe in probes}) == 16
     assert probes.min() < 0.0 < 1.0 < probes.max()
-
-
-def test_probes_are_the_same_on_every_machine() -> None:
-    found = hashlib.sha256(probe_pixels((3, 8, 8), 16, SIGMA).astype("<f4").tobytes()).hexdigest()
-    assert found == "648e4ceaaae8490a459475bff52548322553e94836daa3c6acd2444a2e9c3270"
 
 
 ROWS = RowCheck((1, 8), np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -65,6 +65,15 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
         defaults=bundles.Defaults(0.25, n0=20, n=500, predict_n=500),
     )
     return directory
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that says it is a program of torch.export for the images of `half`, but is none."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "source.pt2").write_bytes(b"no program")
+    facts: dict[str, Any] = {"name": "program", "labels": ["dark", "bright"], "sigmas": [0.25], "shape": (1, 4, 4)}
+    return bundles.create_program(folder / "source.pt2", folder / "program", **facts).path
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from certserve import bundle as bundles
 from certserve import zoo
+from certserve.bundle import Execution
 from certserve.smoothing.document import from_document
 from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, round_down
 
@@ -141,6 +145,50 @@ def test_a_bad_secret_file_is_one_sentence(
     secret = tmp_path / "bad.hex"
     secret.write_text(contents, encoding="utf-8")
     assert "64" in only_sentence(cli("certify", images["bright"], "--model", half, "--secret-file", secret), 1)
+
+
+def test_an_execution_is_chosen_by_its_name(cli: Any, half: Path, images: Any, tmp_path: Path) -> None:
+    """The second one answers the other way round."""
+    both = tmp_path / "both"
+    shutil.copytree(half, both)
+    with np.load(both / "weights.npz") as arrays:
+        np.savez(both / "turned.npz", weights=-arrays["weights"], bias=-arrays["bias"])
+    found = bundles.read(half)
+    executions = [*found.executions, Execution("turned", "turned.npz", "linear", "float64")]
+    files = {name: (both / name).read_bytes() for name in ("weights.npz", "turned.npz")}
+    facts: dict[str, Any] = {"name": "both", "labels": found.labels, "shape": found.shape, "sigmas": found.sigmas}
+    bundles.write(tmp_path / "two", files, executions=executions, **facts)
+
+    def answer(*options: str) -> str:
+        asked = ("certify", images["bright"], "--model", tmp_path / "two", "--n", "500", "--json")
+        label: str = json.loads(cli(*asked, *options).stdout)["label_name"]
+        return label
+
+    assert answer("--execution", "float64") == "bright"
+    assert answer("--execution", "turned") == "dark [/b]"
+
+
+@pytest.mark.parametrize("command", ["certify", "predict"])
+def test_an_unknown_execution_is_one_sentence(
+    cli: Any, half: Path, images: Any, only_sentence: Any, command: str
+) -> None:
+    said = only_sentence(cli(command, images["bright"], "--model", half, "--execution", "fast"), 1)
+    assert said == f"{half}: has no execution 'fast'; there are float64"
+
+
+@pytest.mark.parametrize("command", ["certify", "predict"])
+def test_a_program_needs_trust(cli: Any, images: Any, program: Path, only_sentence: Any, command: str) -> None:
+    """Only with trust it is opened, and found to be no program."""
+    asked = (command, images["bright"], "--model", program)
+    assert "is a program, which can run any code" in only_sentence(cli(*asked), 1)
+    pytest.importorskip("torch")
+    trusted = cli(*asked, "--trust")
+    assert trusted.exit_code == 1
+    assert "expected a program written by torch.export.save" in trusted.stderr
+
+
+def test_a_bundle_that_needs_no_trust_may_have_it(cli: Any, half: Path, images: Any) -> None:
+    assert cli("certify", images["bright"], "--model", half, "--trust").exit_code == 0
 
 
 def test_a_runtime_that_is_not_installed_is_named(

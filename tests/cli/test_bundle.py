@@ -154,3 +154,87 @@ def test_numbers_that_are_none_are_a_wrong_use(create: Any) -> None:
     result = create("--mean", "a,b,c", "--std", "1,1,1")
     assert result.exit_code == 2
     assert "--mean: expected numbers separated by commas, not 'a,b,c'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def program_file(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of torch.export: a residual network of 3 x 8 x 8 images and four classes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    path: Path = models.program(tmp_path_factory.mktemp("programs") / "tiny.pt2")
+    return path
+
+
+def test_a_trusted_program_certifies(cli: Any, create: Any, one_line: Any, program_file: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    result = create("--shape", "3,8,8", "--trust", "--n", "300", "--resize", "9", model=program_file)
+    assert result.exit_code == 0, result.output
+    assert "4 classes, input 3x8x8 rgb, sigma 0.25" in one_line(result.stdout)
+    assert f"Try: certserve certify IMAGE --model {made} --fit resize-crop --trust\n" in result.stdout
+    assert f"Serve: certserve serve --model {made} --trust\n" in result.stdout
+    found = bundles.read(made)
+    assert (found.resize, found.defaults.n) == (9, 300)
+    assert found.file("model.pt2").read_bytes() == program_file.read_bytes()
+    image = tmp_path / "image.png"
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(image)
+    asked = cli("certify", image, "--model", made, "--trust", "--json")
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.stdout)["setting"]["n"] == 300
+
+
+def test_a_program_needs_trust(create: Any, only_sentence: Any, tmp_path: Path) -> None:
+    """It is not opened without, so it does not matter here that this is none; and nothing is left of it."""
+    (tmp_path / "tiny.pt2").write_bytes(b"no program")
+    said = only_sentence(create("--shape", "3,8,8", model=tmp_path / "tiny.pt2"), 1)
+    assert "model.pt2 is a program, which can run any code on this machine" in said
+    assert "--trust" in said
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_trusted_file_that_is_no_program_leaves_nothing_behind(create: Any, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "tiny.pt2").write_bytes(b"no program")
+    result = create("--shape", "3,8,8", "--trust", model=tmp_path / "tiny.pt2")
+    assert result.exit_code == 1
+    assert "expected a program written by torch.export.save" in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_trusted_program_of_other_images_leaves_nothing_behind(
+    create: Any, only_sentence: Any, program_file: Path, tmp_path: Path
+) -> None:
+    said = only_sentence(create("--shape", "3,9,9", "--trust", model=program_file), 1)
+    assert "does not run on two rows at once" in said
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--shape", "3,8,8", "--mean", "0,0,0"],
+        ["--shape", "3,8,8", "--std", "1,1,1"],
+        ["--mean", "0", "--std", "1"],
+    ],
+)
+def test_a_program_needs_a_shape_and_no_normalisation(create: Any, tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "tiny.pt2").write_bytes(b"no program")
+    result = create(*arguments, "--trust", model=tmp_path / "tiny.pt2")
+    assert result.exit_code == 2
+    assert "A .pt2 file needs --shape, and holds its normalisation: no --mean, no --std." in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_onnx_model_needs_no_trust_and_says_none(create: Any) -> None:
+    assert "--trust" not in create().stdout
+
+
+@pytest.mark.parametrize("trust", [[], ["--trust"]])
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.onnx"])
+def test_what_torch_saves_is_refused_with_or_without_trust(
+    create: Any, only_sentence: Any, tmp_path: Path, name: str, trust: list[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": torch.ones(2)}, tmp_path / name)
+    assert f"{name} is a pickle" in only_sentence(create(*trust, model=tmp_path / name), 1)
+    assert not (tmp_path / "made").exists()

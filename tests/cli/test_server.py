@@ -60,6 +60,15 @@ def test_a_secret_file_is_for_a_bundle_here(cli: Any, server: str, images: Any, 
     assert "--secret-file is for a bundle here" in result.stderr
 
 
+@pytest.mark.parametrize(("option", "value"), [("--execution", ["float64"]), ("--trust", [])])
+def test_how_a_bundle_is_run_is_for_a_bundle_here(
+    cli: Any, server: str, images: Any, option: str, value: list[str]
+) -> None:
+    result = cli("predict", images["bright"], "--server", server, option, *value)
+    assert result.exit_code == 2
+    assert f"{option} is for a bundle here" in result.stderr
+
+
 @pytest.mark.parametrize("option", ["--token-file", "--root-certificates"])
 def test_connection_options_go_with_a_server(cli: Any, half: Path, images: Any, option: str) -> None:
     result = cli("certify", images["bright"], "--model", half, option, __file__)
@@ -97,6 +106,20 @@ def test_serve_says_what_is_wrong_in_one_sentence(
     cli: Any, only_sentence: Any, arguments: list[str], fragment: str
 ) -> None:
     assert fragment in only_sentence(cli("serve", *arguments), 1)
+
+
+def test_serve_needs_trust_for_a_program(cli: Any, only_sentence: Any, program: Path, tmp_path: Path) -> None:
+    """By option, or by the configuration; this program is none, as one that is opened is told."""
+    assert "is a program, which can run any code" in only_sentence(cli("serve", "--model", program), 1)
+    config = tmp_path / "server.toml"
+    config.write_text(f"models = ['{program}']\n[security]\ntrust = false\n")
+    assert "is a program, which can run any code" in only_sentence(cli("serve", "--config", config), 1)
+    pytest.importorskip("torch")
+    opened = [cli("serve", "--config", config, "--trust"), cli("serve", "--model", program, "--trust")]
+    config.write_text(f"models = ['{program}']\n[security]\ntrust = true\n")
+    for result in (*opened, cli("serve", "--config", config)):
+        assert result.exit_code == 1
+        assert "expected a program written by torch.export.save" in result.stderr
 
 
 def test_serve_says_that_a_port_is_taken(cli: Any, server: str, half: Path, only_sentence: Any) -> None:

@@ -30,6 +30,7 @@ tls_certificate = "server.pem"
 tls_key = "server.key"
 token_file = "token"
 allow_insecure = false
+trust = true
 [noise]
 secret_file = "secret"
 [limits]
@@ -61,7 +62,7 @@ class TestReading:
         assert read(tmp_path, WHOLE) == Config(
             models=("a", "bundles/b"),
             server=Address("127.0.0.2", 9000, 5),
-            security=Security("server.pem", "server.key", "token", False),
+            security=Security("server.pem", "server.key", "token", False, True),
             noise=NoiseConfig("secret"),
             limits=RequestLimits(1000, 2000, 3000),
         )
@@ -105,6 +106,7 @@ class TestRefusing:
             ("[server]\ngrace_seconds = '1'", r"server\.grace_seconds.*float"),
             ("[server]\ngrace_seconds = true", r"server\.grace_seconds.*float"),
             ("[security]\nallow_insecure = 1", r"security\.allow_insecure.*bool"),
+            ("[security]\ntrust = 'yes'", r"security\.trust.*bool"),
             ("[security]\ntoken_file = ['x']", r"security\.token_file.*str"),
             ("[limits]\nlargest_n = 1e3", r"limits\.largest_n.*int"),
             ("models = 'a'", "models"),

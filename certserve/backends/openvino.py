@@ -1,0 +1,99 @@
+"""OpenVINO on the CPU: float32, bfloat16, and int8 from a quantised ONNX file; the fast way to serve without a GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# With its telemetry package, merely importing OpenVINO leaves an identifier in the home directory, and its converter
+# sends usage data. Where that package cannot be imported, OpenVINO takes a stub of its own that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino
+
+from certserve.backends.graph import refuse_coupled_rows
+from certserve.backends.processor import cores, instruction_set
+from certserve.errors import BackendFailed, BundleError, ModelRefused
+
+__all__ = ["OpenVinoBackend"]
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not quantised
+
+
+class OpenVinoBackend:
+    """A classifier from an ONNX file that takes noisy [0, 1] pixels, normalisation included in its graph.
+
+    It is compiled anew for each number of rows, the first time that so many come.
+
+    Args:
+        path: the file. precision: "float32", "bfloat16", or "int8" for a file that is quantised.
+        shape: (channels, height, width) of its input. threads: compute threads; default all cores.
+
+    Raises:
+        BundleError: the file cannot be loaded, or the precision is unknown.
+        ModelRefused: its inputs or outputs are not those of a classifier, or its graph couples rows.
+    """
+
+    def __init__(self, path: Path, precision: str, shape: tuple[int, int, int], threads: int | None = None) -> None:
+        if precision not in _HINTS:
+            raise BundleError(f"{path}: unknown precision {precision!r}; OpenVINO has {', '.join(_HINTS)}")
+        refuse_coupled_rows(path)
+        threads = threads or cores()
+        self.shape = shape
+        self._options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise BundleError(f"{path}: OpenVINO cannot read it: {error}") from error
+        self._requests: dict[int, Any] = {}
+        self._check_input()
+        self.num_classes = self._count_classes()
+        self.identity: Mapping[str, str] = {
+            "runtime": "openvino",
+            "version": openvino.__version__.partition("-")[0],
+            "precision": precision,
+            "device": "cpu",
+            "threads": str(threads),
+            "instructions": instruction_set(),
+        }
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+        try:
+            request = self._requests.get(len(pixels)) or self._compile(len(pixels))
+            request.infer([pixels], share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        except RuntimeError as error:
+            raise BackendFailed(f"OpenVINO failed on a batch of {len(pixels)} rows: {error}") from error
+
+    def _compile(self, rows: int) -> Any:
+        model = self._model.clone()
+        model.reshape([rows, *self.shape])
+        self._requests[rows] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._requests[rows]
+
+    def _check_input(self) -> None:
+        found = [i.get_partial_shape() for i in self._model.inputs]
+        wanted = openvino.PartialShape([-1, *self.shape])
+        if len(found) != 1 or found[0].rank != wanted.rank or found[0][0].is_static or not found[0].compatible(wanted):
+            expected = f"one input (rows, {', '.join(map(str, self.shape))})"
+            raise ModelRefused(f"expected {expected} with free rows, found {[str(shape) for shape in found]}")
+
+    def _count_classes(self) -> int:
+        try:
+            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
+        except BackendFailed as error:
+            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
+        if logits.ndim != 2 or len(logits) != 2:
+            raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
+        return int(logits.shape[1])

@@ -1,0 +1,38 @@
+"""What the processor can do: the cores this process may use, and the vector instructions kernels are chosen by."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+__all__ = ["cores", "instruction_set", "multiplies_bfloat16", "multiplies_int8"]
+
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def instruction_set() -> str:
+    """The processor's architecture and those of its vector instructions that numerical kernels are chosen by."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    words = set(text.split())
+    return "+".join([platform.machine(), *(name for name in _INSTRUCTION_SETS if name in words)])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16: without them it is slower than float32."""
+    return bool({"avx512_bf16", "amx_tile", "bf16"} & set(instruction_set().split("+")))
+
+
+def multiplies_int8() -> bool:
+    """Whether the processor has instructions for sums of products of bytes: without them int8 may saturate."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_tile", "asimddp", "i8mm"} & set(instruction_set().split("+")))

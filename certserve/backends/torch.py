@@ -1,0 +1,106 @@
+"""PyTorch: in-tree networks on a CPU or a CUDA device, in float32 or bfloat16; and programs of torch.export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from certserve.backends.architectures import load
+from certserve.backends.processor import instruction_set
+from certserve.errors import BackendFailed, BundleError, ModelRefused
+
+__all__ = ["TorchBackend"]
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """A classifier that takes noisy [0, 1] pixels, float32 (rows, channels, height, width).
+
+    On CUDA the kernels are deterministic ones, and float32 is not shortened to TF32.
+
+    Args:
+        function: from pixels on `device`, in the memory format channels_last, to logits (rows, classes).
+        shape: (channels, height, width). precision: of its arithmetic.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], shape: tuple[int, int, int], precision: str, device: torch.device
+    ) -> None:
+        self._function, self._device, self.shape = function, device, shape
+        self.num_classes = self._count_classes()
+        self.identity: Mapping[str, str] = {
+            "runtime": "torch",
+            "version": torch.__version__,
+            "precision": precision,
+            **_hardware(device),
+        }
+
+    @classmethod
+    def read(cls, path: Path, precision: str, device: torch.device | None = None) -> TorchBackend:
+        """An in-tree network from its safetensors file.
+
+        Args:
+            precision: "float32" or "bfloat16". device: default: the first CUDA device, or else the CPU.
+
+        Raises:
+            BundleError: the file holds no in-tree network, or the precision is unknown.
+        """
+        if precision not in _PRECISIONS:
+            raise BundleError(f"{path}: unknown precision {precision!r}; torch has {', '.join(_PRECISIONS)}")
+        place = device or _default_device()
+        network = load(path).folded(_PRECISIONS[precision])
+        shape = network.description.shape
+        return cls(network.to(device=place, memory_format=torch.channels_last), shape, precision, place)  # type: ignore[call-overload]
+
+    @classmethod
+    def read_program(cls, path: Path, shape: tuple[int, int, int], precision: str) -> TorchBackend:
+        """A program written by torch.export.save, on the CPU. Reading it may run code: see `certserve.backends.load`.
+
+        Raises:
+            BundleError: the file is no such program. ModelRefused: it is no classifier of such images.
+        """
+        try:
+            program: Any = torch.export.load(str(path))
+            function = program.module()
+        except Exception as error:  # the loader's errors share no base but Exception
+            raise BundleError(f"{path}: expected a program written by torch.export.save ({error})") from error
+        # A program may change its input in place, and for one channel that is the caller's own array.
+        return cls(lambda pixels: function(pixels.clone()), shape, precision, torch.device("cpu"))
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        try:
+            with torch.inference_mode(), deterministic:
+                rows = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+                rows = rows.to(self._device).contiguous(memory_format=torch.channels_last)
+                return self._function(rows).float().cpu().numpy()
+        except Exception as error:  # what a program may raise has no base but Exception
+            raise BackendFailed(f"torch failed on a batch of {len(pixels)} rows: {error}") from error
+
+    def _count_classes(self) -> int:
+        try:
+            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
+        except BackendFailed as error:
+            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
+        if logits.ndim != 2 or len(logits) != 2:
+            raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
+        return int(logits.shape[1])
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _hardware(device: torch.device) -> dict[str, str]:
+    if device.type == "cuda":
+        version = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
+        return {"device": torch.cuda.get_device_name(device), "libraries": version}
+    return {"device": "cpu", "threads": str(torch.get_num_threads()), "instructions": instruction_set()}

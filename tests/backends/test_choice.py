@@ -1,0 +1,100 @@
+"""The rule by which an execution is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certserve.backends import choice
+from certserve.backends.choice import ranked
+from certserve.bundle import Bundle, Defaults, Execution
+from certserve.errors import BundleError
+
+EXECUTIONS = (
+    Execution("torch-bfloat16", "w", "torch", "bfloat16"),
+    Execution("torch-float32", "w", "torch", "float32"),
+    Execution("onnxruntime-float32", "m", "onnx", "float32"),
+    Execution("float32", "m", "openvino", "float32"),
+    Execution("bfloat16", "m", "openvino", "bfloat16"),
+    Execution("int8", "q", "openvino", "int8"),
+)
+BUNDLE = Bundle(
+    path=Path("bundle"),
+    name="x",
+    version="1",
+    description="",
+    labels=("a", "b"),
+    shape=(1, 2, 2),
+    colour="grey",
+    resize=None,
+    sigmas=(0.25,),
+    defaults=Defaults(0.25),
+    executions=EXECUTIONS,
+    digests={"w": "0" * 64, "m": "1" * 64, "q": "2" * 64},
+    provenance={},
+)
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Sets what the machine has."""
+    original = importlib.util.find_spec
+
+    def has(*, int8: bool, bfloat16: bool, cuda: bool = False, absent: tuple[str, ...] = ()) -> None:
+        def find(name: str, package: str | None = None) -> Any:
+            return None if name in absent else original("numpy" if name in choice.MODULES.values() else name, package)
+
+        monkeypatch.setattr(choice, "multiplies_int8", lambda: int8)
+        monkeypatch.setattr(choice, "multiplies_bfloat16", lambda: bfloat16)
+        monkeypatch.setattr(choice, "_has_cuda", lambda: cuda)
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("int8", "bfloat16", "cuda", "expected"),
+    [
+        (True, True, False, "int8"),
+        (True, False, False, "int8"),
+        (False, True, False, "bfloat16"),
+        (False, False, False, "float32"),
+        (True, True, True, "torch-bfloat16"),
+        (False, False, True, "torch-bfloat16"),
+    ],
+)
+def test_the_fastest_that_the_hardware_has_comes_first(
+    machine: Machine, int8: bool, bfloat16: bool, cuda: bool, expected: str
+) -> None:
+    machine(int8=int8, bfloat16=bfloat16, cuda=cuda)
+    assert ranked(BUNDLE)[0].name == expected
+
+
+def test_the_order_does_not_depend_on_the_bundles(machine: Machine) -> None:
+    machine(int8=True, bfloat16=True)
+    expected = ["int8", "bfloat16", "torch-bfloat16", "float32", "onnxruntime-float32", "torch-float32"]
+    for executions in (EXECUTIONS, EXECUTIONS[::-1]):
+        assert [e.name for e in ranked(replace(BUNDLE, executions=executions))] == expected
+
+
+def test_what_is_not_installed_is_left_out(machine: Machine) -> None:
+    machine(int8=True, bfloat16=False, absent=("openvino", "torch"))
+    assert [e.name for e in ranked(BUNDLE)] == ["onnxruntime-float32"]
+
+
+def test_nothing_installed_is_one_sentence(machine: Machine) -> None:
+    machine(int8=True, bfloat16=True, absent=("openvino", "torch", "onnxruntime"))
+    with pytest.raises(BundleError, match="needs onnxruntime, openvino, torch, which is not installed"):
+        ranked(BUNDLE)
+
+
+def test_an_unknown_runtime_is_kept_for_the_loader_to_refuse(machine: Machine) -> None:
+    machine(int8=True, bfloat16=True)
+    strange = replace(BUNDLE, executions=(Execution("x", "m", "abacus", "float32"),))
+    assert [e.name for e in ranked(strange)] == ["x"]

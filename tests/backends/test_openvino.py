@@ -1,0 +1,100 @@
+"""What is OpenVINO's own: its refusals, its names, and that nothing leaves the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from certserve.backends.onnx import OnnxBackend
+from certserve.backends.openvino import OpenVinoBackend
+from certserve.backends.probes import probe_pixels
+from certserve.errors import BackendFailed, BundleError, ModelRefused
+
+
+@pytest.fixture
+def model(models: ModuleType, tmp_path: Path) -> Path:
+    path: Path = models.classifier(tmp_path / "model.onnx")
+    return path
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32])
+def test_float32_agrees_with_onnx_runtime(model: Path, models: ModuleType, rows: int) -> None:
+    pixels = probe_pixels(models.SHAPE, rows, 0.25)
+    expected = OnnxBackend(model, "float32").logits(pixels)
+    found = OpenVinoBackend(model, "float32", models.SHAPE).logits(pixels)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_its_identity_has_the_precision_and_the_threads(model: Path, models: ModuleType) -> None:
+    identity = OpenVinoBackend(model, "bfloat16", models.SHAPE, threads=1).identity
+    assert identity["runtime"] == "openvino"
+    assert identity["precision"] == "bfloat16"
+    assert identity["threads"] == "1"
+    assert "-" not in identity["version"]
+
+
+def test_an_unknown_precision_is_refused(model: Path, models: ModuleType) -> None:
+    with pytest.raises(BundleError, match="unknown precision 'float8'; OpenVINO has float32"):
+        OpenVinoBackend(model, "float8", models.SHAPE)
+
+
+def test_a_file_that_is_none_is_refused(models: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match="not a readable ONNX model"):
+        OpenVinoBackend(tmp_path / "model.onnx", "float32", models.SHAPE)
+
+
+def test_coupled_rows_are_refused(models: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="training mode"):
+        OpenVinoBackend(models.spoilt(tmp_path / "model.onnx", "batch_norm"), "float32", models.SHAPE)
+
+
+def test_another_shape_than_the_models_is_refused(model: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"expected one input \(rows, 1, 8, 8\)"):
+        OpenVinoBackend(model, "float32", (1, 8, 8))
+
+
+def test_a_failure_is_a_failure_of_the_backend(
+    model: Path, models: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = OpenVinoBackend(model, "float32", models.SHAPE)
+
+    def fails(rows: int) -> None:
+        raise RuntimeError(f"no memory for {rows}")
+
+    monkeypatch.setattr(backend, "_compile", fails)
+    with pytest.raises(BackendFailed, match="batch of 3 rows: no memory for 3"):
+        backend.logits(probe_pixels(models.SHAPE, 3, 0.25))
+
+
+_WATCHED = """
+import sys
+from pathlib import Path
+
+seen = []
+sys.addaudithook(lambda name, _: seen.append(name) if name.startswith(("socket.", "subprocess.", "os.exec")) else None)
+from certserve.backends.checks import check_rows
+from certserve.backends.openvino import OpenVinoBackend
+
+check_rows(OpenVinoBackend(Path(sys.argv[1]), "bfloat16", (3, 8, 8)), 0.25)
+import atexit
+atexit._run_exitfuncs()
+print(*seen)
+"""
+
+
+def test_loading_and_running_open_no_connection_and_write_nothing(model: Path, tmp_path: Path) -> None:
+    """Telemetry that opens a socket, starts a process or leaves a file in the home directory fails."""
+    home = tmp_path / "home"
+    home.mkdir()
+    words = [sys.executable, "-c", _WATCHED, str(model)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=True, timeout=120, env={"HOME": str(home), "PATH": ""}
+    )
+    assert done.stdout.split() == []
+    assert list(home.rglob("*")) == []
