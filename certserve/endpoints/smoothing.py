@@ -130,7 +130,7 @@ class SmoothingEndpoints:
         on_progress: Progress | None,
     ) -> Outcome:
         total = question.plan.n0 + question.plan.n
-        question.model.engine.check_admission(total)
+        question.model.engine.check_admission(total, timeout)
         try:
             async with asyncio.timeout(timeout):
                 pixels = await self._decode(question)

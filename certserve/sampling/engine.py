@@ -31,6 +31,7 @@ Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 2
+_SHORTEST_WAIT = 0.1  # seconds; what is estimated is no finer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +59,27 @@ class _Running:
 
 
 class _Pace:
-    """Draws a second while the device is busy, as a moving average over batches."""
+    """Draws a second while the device is busy with full batches: a moving average, and the best of late."""
 
-    def __init__(self) -> None:
-        self._rate = 0.0
+    def __init__(self, full_batch: int) -> None:
+        self._full_batch = full_batch
         self._since = 0.0
+        self.rate = 0.0
+        self.best = 0.0
 
     def start(self, now: float) -> None:
         self._since = now
 
     def record(self, draws: int, now: float) -> None:
         rate = draws / max(now - self._since, 1e-6)
-        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._since = now
+        if draws == self._full_batch:
+            self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
+            self.best = max(self.rate, 0.999 * self.best)
 
     def seconds_for(self, draws: int) -> float:
         """How long `draws` take at this pace, at least a tenth of a second; one second where nothing is known."""
-        return max(draws / self._rate, 0.1) if self._rate else 1.0
+        return max(draws / self.rate, 0.1) if self.rate else 1.0
 
 
 class Engine:
@@ -95,7 +100,7 @@ class Engine:
         self._running: dict[int, _Running] = {}
         self._in_flight: dict[asyncio.Future[Labels], tuple[Slice, ...]] = {}
         self._news = asyncio.Event()
-        self._pace = _Pace()
+        self._pace = _Pace(executor.largest_batch)
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
 
     @property
@@ -108,8 +113,10 @@ class Engine:
         """Draws not yet handed to the executor."""
         return self._scheduler.waiting
 
-    def check_admission(self, draws: int) -> None:
-        """Return if a job of so many draws may be queued now.
+    def check_admission(self, draws: int, seconds: float | None = None) -> None:
+        """Return if a job of so many draws may be queued now, and can be through in so many seconds.
+
+        The times are those that full batches have taken of late; before any has run, all jobs are taken to be fast.
 
         Raises:
             Infeasible: not even when nothing else is waiting.
@@ -120,8 +127,25 @@ class Engine:
         if draws > self._largest_queue:
             raise Infeasible(f"{draws} draws are more than this server queues; ask for at most {self._largest_queue}.")
         if self.waiting + draws > self._largest_queue or len(self._running) >= self._largest_jobs:
-            seconds = self._pace.seconds_for(self.waiting)
-            raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=seconds)
+            wait = self._pace.seconds_for(self.waiting)
+            raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=wait)
+        if seconds is not None and self._pace.rate:
+            self._check_time(draws, seconds)
+
+    def _check_time(self, draws: int, seconds: float) -> None:
+        fit = int(self._pace.best * seconds)
+        if draws > fit:
+            raise Infeasible(
+                f"{draws} draws do not fit into the {seconds:.3g} s that the deadline leaves, even when this server is "
+                f"idle; about {fit} do: ask for fewer, or allow more time."
+            )
+        needed = self._pace.seconds_for(draws + self._scheduler.ahead_of(draws))
+        if needed > max(seconds, _SHORTEST_WAIT):
+            raise Overloaded(
+                f"Other requests are ahead: this one would take about {needed:.1f} s, and the deadline leaves "
+                f"{seconds:.3g} s; try again later.",
+                retry_after=needed - seconds,
+            )
 
     async def run(self, job: Job[Outcome]) -> Outcome:
         """The outcome of a job; cancelling the awaiting task forgets the job.

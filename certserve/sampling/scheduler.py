@@ -88,6 +88,18 @@ class Scheduler:
         """Draws not yet handed out."""
         return self._waiting
 
+    def ahead_of(self, draws: int) -> int:
+        """About how many waiting draws of other jobs run before a new job of `draws` is through.
+
+        Jobs of a lane take turns, so each runs as many as the new one at most. A small job shares its batches with
+        the large ones, half and half.
+        """
+        if draws <= SMALL_JOB:
+            others = sum(min(draws, self._jobs[job].unscheduled()) for job in self._small)
+            return others + (others + draws if self._large else 0)
+        small = sum(self._jobs[job].unscheduled() for job in self._small)
+        return small + sum(min(draws, self._jobs[job].unscheduled()) for job in self._large)
+
     def add(self, job: int, *, n0: int, looks: Sequence[int]) -> None:
         """Queue a job: `n0` selection draws (may be 0) and estimation draws up to the last of `looks`."""
         if job in self._jobs:

@@ -97,9 +97,9 @@ class TestTimeout:
 
     @pytest.mark.parametrize("procedure", ["predict", "certify"])
     def test_ends_promptly(self, model: Any, harness: ModuleType, procedure: str) -> None:
-        """Near its deadline, far from the end of its draws; the model goes on."""
+        """Near its deadline, or at once where the pace is known; the model goes on."""
         start = time.monotonic()
-        with pytest.raises(errors.DeadlineExceeded, match=r"0\.2 s"):
+        with pytest.raises((errors.DeadlineExceeded, errors.Infeasible), match=r"0\.2 s"):
             getattr(model, procedure)(harness.image(), n=LONG, timeout=0.2)
         assert time.monotonic() - start < 5.0
         assert model.certify(harness.image()).label == 1

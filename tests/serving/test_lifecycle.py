@@ -36,10 +36,10 @@ class TestDeadline:
 
     @pytest.mark.parametrize("procedure", ["predict", "certify"])
     def test_ends_promptly(self, client: Any, server: Any, harness: ModuleType, procedure: str) -> None:
-        """The call ends near its deadline, far from the end of its draws, and the engine is empty again."""
+        """The call ends near its deadline, or at once where the pace is known, and the engine is empty again."""
         start = time.monotonic()
         error = harness.raised(lambda: getattr(client, procedure)(harness.image(), n=LONG, timeout=0.3))
-        assert isinstance(error, errors.DeadlineExceeded)
+        assert isinstance(error, errors.DeadlineExceeded | errors.Infeasible)
         assert time.monotonic() - start < 5.0
         assert harness.eventually(server.idle, 5.0)
 
