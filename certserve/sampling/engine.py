@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -89,10 +90,19 @@ class Engine:
         executor: where slices run.
         largest_queue: draws that may wait. largest_jobs: jobs that may be running or waiting, each of which holds
             its input. More are refused with `Overloaded`.
+        clock: seconds; by it the pace of the device is measured.
     """
 
-    def __init__(self, executor: Executor, *, largest_queue: int = 50_000_000, largest_jobs: int = 2_000) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        largest_queue: int = 50_000_000,
+        largest_jobs: int = 2_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._executor = executor
+        self._clock = clock
         self._scheduler = Scheduler(executor.num_classes)
         self._largest_queue = largest_queue
         self._largest_jobs = largest_jobs
@@ -196,7 +206,7 @@ class Engine:
             if not batch:
                 return
             if not self._in_flight:
-                self._pace.start(asyncio.get_running_loop().time())
+                self._pace.start(self._clock())
             future = asyncio.wrap_future(self._executor.submit(batch))
             self._in_flight[future] = batch
 
@@ -219,7 +229,7 @@ class Engine:
         except Exception as error:
             self._retry(batch, error)
             return
-        self._pace.record(sum(piece.count for piece in batch), asyncio.get_running_loop().time())
+        self._pace.record(sum(piece.count for piece in batch), self._clock())
         for piece, found in zip(batch, labels, strict=True):
             try:
                 news = self._scheduler.record(piece, found)

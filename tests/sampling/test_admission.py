@@ -1,0 +1,119 @@
+"""What cannot be through before its deadline is refused at once; by a clock that the test controls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from certserve.errors import Infeasible, Overloaded
+from certserve.sampling.engine import Engine
+from certserve.sampling.scheduler import SMALL_JOB, Scheduler
+
+if TYPE_CHECKING:
+    from tests.sampling.conftest import Bench, ScriptedExecutor, Submitted
+
+BATCH = 32
+SECONDS_A_BATCH = 0.5  # so 64 draws a second
+
+
+class Clock:
+    """Seconds that pass only when a batch comes back."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def answer(self, batch: Submitted) -> None:
+        self.now += SECONDS_A_BATCH
+        batch.answer()
+
+
+def _on(bench: Bench, scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]]) -> None:
+    async def main() -> None:
+        executor, clock = bench.executor(BATCH), Clock()
+        engine = Engine(executor, clock=clock)
+        try:
+            await asyncio.wait_for(scenario(engine, executor, clock), 60.0)
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
+async def _known_pace(engine: Engine, bench: Bench, executor: ScriptedExecutor, clock: Clock) -> None:
+    """Run ten full batches at 64 draws a second."""
+    task = asyncio.create_task(engine.run(bench.job(1, 0, (10 * BATCH,))))
+    await executor.finish(clock.answer)
+    await task
+
+
+def test_before_anything_has_run_nothing_is_refused(bench: Bench) -> None:
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        engine.check_admission(1_000_000, 0.001)
+
+    _on(bench, scenario)
+
+
+def test_what_does_not_fit_even_alone_is_infeasible_and_the_largest_that_fits_is_named(bench: Bench) -> None:
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        await _known_pace(engine, bench, executor, clock)
+        engine.check_admission(640, 10.0)
+        with pytest.raises(Infeasible, match=r"641 draws do not fit into the 10 s .* about 640 do"):
+            engine.check_admission(641, 10.0)
+        engine.check_admission(641, None)
+
+    _on(bench, scenario)
+
+
+def test_what_waits_too_long_behind_others_is_overload_with_a_hint(bench: Bench) -> None:
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        await _known_pace(engine, bench, executor, clock)
+        task = asyncio.create_task(engine.run(bench.job(2, 0, (320 + 2 * BATCH,))))
+        await executor.settle()  # two batches are with the executor, 320 draws wait
+        engine.check_admission(160, 5.1)  # 160 of the other's draws run meanwhile
+        with pytest.raises(Overloaded, match=r"about 5\.0 s, and the deadline leaves 4\.5 s") as refusal:
+            engine.check_admission(160, 4.5)
+        assert refusal.value.retry_after == pytest.approx(0.5, rel=1e-6)
+        await executor.finish(clock.answer)
+        await task
+
+    _on(bench, scenario)
+
+
+def test_small_batches_do_not_count_as_the_pace(bench: Bench) -> None:
+    """Three draws that take half a second say nothing of a full batch."""
+
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        await _known_pace(engine, bench, executor, clock)
+        for seed in range(3, 9):
+            task = asyncio.create_task(engine.run(bench.job(seed, 0, (3,))))
+            await executor.finish(clock.answer)
+            await task
+        engine.check_admission(640, 10.0)
+
+    _on(bench, scenario)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "draws", "expected"),
+    [
+        ([], 100, 0),
+        ([100, 200], 50, 100),  # both are small: 50 of each
+        ([100, 200], 150, 250),
+        ([10_000], 100, 100),  # a large one gets every second row
+        ([100, 10_000], 100, 300),
+        ([100, 10_000], 5_000, 5_100),  # all of the small one, half of the large one
+        ([10_000, 20_000], 15_000, 25_000),
+    ],
+)
+def test_how_much_runs_before_a_new_job_is_through(waiting: list[int], draws: int, expected: int) -> None:
+    assert SMALL_JOB == 2_000
+    scheduler = Scheduler(2)
+    for number, count in enumerate(waiting):
+        scheduler.add(number, n0=0, looks=(count,))
+    assert scheduler.ahead_of(draws) == expected
