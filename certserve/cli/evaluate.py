@@ -6,19 +6,26 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
+from certserve import datasets
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.datasets import Dataset
 from certserve.evaluation.accuracy import Comparison, Share, certified_accuracy, compare
 from certserve.evaluation.coverage import fixed_error_rate
 from certserve.evaluation.tables import Row, read_table
+from certserve.images import Geometry
 from certserve.smoothing.bounds import LARGEST_N
 from certserve.smoothing.outcomes import round_up
 from certserve.smoothing.plans import Fixed
+
+if TYPE_CHECKING:
+    from certserve.endpoints.local import LocalModel
+    from certserve.evaluation.certify import Question
 
 __all__ = ["evaluate"]
 
@@ -38,6 +45,8 @@ def evaluate() -> None:
 @click.option("--data", "paths", multiple=True, required=True, type=_PATH, help="Where the images are; repeatable.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The table to write or resume.")
 @click.option("--model", help="A bundle's directory or a packaged model's name.")
+@click.option("--execution", help="Which of the bundle's executions, by name; default: the fastest.")
+@click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export).")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Which part.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Only idx divisible by this.")
 @click.option("--sigma", type=float, help="Noise level; default: the model's.")
@@ -53,6 +62,8 @@ def certify(
     paths: tuple[Path, ...],
     output: Path,
     model: str | None,
+    execution: str | None,
+    trust: bool,
     split: str,
     every: int,
     radii: tuple[float, ...],
@@ -70,11 +81,16 @@ def certify(
     Example: certserve evaluate certify --data cifar10_test.npz --every 20 --n 10000 -o table.tsv
                  --compare published.tsv --plot curve.png
     """
+    from certserve.endpoints.local import open_model
+    from certserve.evaluation.certify import Question, secret_of
+
     if plot:
         importlib.import_module("matplotlib")  # before the work, not after it
     names = _names([output, *others])
     tables = {names[path]: read_table(path) for path in others}
-    rows, alpha = _rows(paths, output, model, split, every, question)
+    with open_model(model, execution=execution, trust=trust, key_source=secret_of(output)) as opened:
+        rows = _rows(opened, _read(opened, paths, split, every), Question(**question), output)
+        alpha = question["alpha"] or opened.get_model().defaults.alpha
     wanted = radii or (0.0, 0.25, 0.5, 0.75)
     shares = [certified_accuracy(rows, radius, alpha=alpha) for radius in wanted]
     comparisons = {name: [compare(rows, table, radius) for radius in wanted] for name, table in tables.items()}
@@ -116,24 +132,21 @@ def coverage(n: int, alpha: float, probabilities: tuple[float, ...], as_json: bo
     console.print(f"All of them are at most alpha = {alpha!r}, whatever p is.", highlight=False)
 
 
-def _rows(
-    paths: Sequence[Path], output: Path, model: str | None, split: str, every: int, question: dict[str, Any]
-) -> tuple[list[Row], float]:
-    """The table's rows, asked of the model where they are missing, and the alpha they were asked at."""
-    from certserve import datasets
-    from certserve.endpoints.local import open_model
-    from certserve.evaluation.certify import Question, certify_dataset
-    from certserve.images import Geometry
+def _read(model: LocalModel, paths: Sequence[Path], split: str, every: int) -> Dataset:
+    """The data set as the model takes it, thinned out."""
+    info = model.get_model()
+    channels, height, width = info.shape
+    geometry = Geometry(channels, height, width, info.colour, info.resize or None)
+    data = datasets.read(paths, split=split, geometry=geometry, classes=info.labels)
+    return data.where(data.idx % every == 0)
 
-    with open_model(model) as opened:
-        info = opened.get_model()
-        channels, height, width = info.shape
-        geometry = Geometry(channels, height, width, info.colour, info.resize or None)
-        data = datasets.read(paths, split=split, geometry=geometry)
-        data = data.where(data.idx % every == 0)
-        with progress_bar(f"certifying {len(data)} images", len(data)) as report:
-            rows = certify_dataset(opened, data, Question(**question), output, report)
-        return rows, question["alpha"] or info.defaults.alpha
+
+def _rows(model: LocalModel, data: Dataset, question: Question, output: Path) -> list[Row]:
+    """The table's rows, asked of the model where they are missing."""
+    from certserve.evaluation.certify import certify_dataset
+
+    with progress_bar(f"certifying {len(data)} images", len(data)) as report:
+        return certify_dataset(model, data, question, output, report)
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +18,12 @@ import numpy as np
 from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.tables import ABSTAINED, Row, TableError, append_row, drop_unfinished, read_table
+from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Certificate
 
-__all__ = ["Question", "certify_dataset"]
+__all__ = ["Question", "certify_dataset", "secret_of"]
 
-_TOGETHER = 2  # images in progress: their last draws share batches
+_TOGETHER = 3  # images in progress: their last draws share batches, and a late one does not stop the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,23 @@ class Question:
     alpha: float | None = None
 
 
+def secret_of(table: Path) -> Secret:
+    """The secret that keys a table's noise, kept beside it as `TABLE.secret` for its owner to read; made if need be.
+
+    With it, a table that was interrupted and gone on with is the one that an undisturbed run would have given.
+
+    Raises:
+        ValueError: the file holds something else. OSError: it cannot be read or made.
+    """
+    kept = table.with_name(table.name + ".secret")
+    if not kept.exists():
+        fresh = kept.with_name(f"{kept.name}.{os.getpid()}")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(os.urandom(32).hex() + "\n")
+        fresh.replace(kept)  # all of it or nothing
+    return Secret.from_file(kept)
+
+
 def certify_dataset(
     model: LocalModel,
     dataset: Dataset,
@@ -42,8 +62,9 @@ def certify_dataset(
 ) -> list[Row]:
     """The table's rows, once every image of the data set has one.
 
-    Rows already in the table are kept, not asked again. Beside it, `TABLE.json` records the question and the
-    execution's fingerprint, and a table begun with others is refused: one table never mixes two.
+    Rows already in the table are kept, not asked again. Beside it, `TABLE.json` records the question, the
+    execution's fingerprint and the commitment to the secret; a table begun with others is refused: one table never
+    mixes two.
 
     Args:
         on_progress: told (images done, images in all) after each.
@@ -60,18 +81,17 @@ def certify_dataset(
         raise TableError(f"{table}: holds images {strangers[:5]} that were not asked for; name another file")
     left = (i for i, idx in enumerate(dataset.idx.tolist()) if idx not in rows)
     with ThreadPoolExecutor(_TOGETHER) as pool:
-        running: set[Future[Row]] = set()
+        running: deque[Future[Row]] = deque()
         while True:
             more = islice(left, _TOGETHER - len(running))
-            running |= {pool.submit(_certify_one, model, dataset, question, i) for i in more}
+            running.extend(pool.submit(_certify_one, model, dataset, question, i) for i in more)
             if not running:
                 return [rows[idx] for idx in dataset.idx.tolist()]
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for row in sorted((future.result() for future in done), key=lambda row: row.idx):
-                rows[row.idx] = row
-                append_row(table, row)
-                if on_progress:
-                    on_progress(len(rows), len(dataset))
+            row = running.popleft().result()  # in the data set's order: the table is the same however it was made
+            rows[row.idx] = row
+            append_row(table, row)
+            if on_progress:
+                on_progress(len(rows), len(dataset))
 
 
 def _begun(table: Path) -> list[Row]:
@@ -111,11 +131,12 @@ def _check_record(model: LocalModel, question: Question, table: Path) -> None:
         "n0": question.n0 or defaults.n0,
         "n": question.n or defaults.n,
         "alpha": question.alpha or defaults.alpha,
+        "commitment": info.commitment,
     }
     beside = table.with_name(table.name + ".json")
     if table.exists() and table.stat().st_size:
         begun = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
         if begun != record:
-            raise TableError(f"{table}: was begun with another model, execution or question; name another file")
+            raise TableError(f"{table}: was begun with another model, execution, question or secret; name another file")
         return
     beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

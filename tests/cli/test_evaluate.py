@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from certserve import bundle as bundles
 from certserve import zoo
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.accuracy import certified_accuracy
@@ -59,8 +61,8 @@ def certified(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def table(certified: Path, tmp_path: Path) -> Path:
-    """A copy of that table, with its record."""
-    for name in ("table.tsv", "table.tsv.json"):
+    """A copy of that table, with its record and its secret."""
+    for name in ("table.tsv", "table.tsv.json", "table.tsv.secret"):
         source = certified.with_name(name.replace("table", "certified"))
         (tmp_path / name).write_bytes(source.read_bytes())
     return tmp_path / "table.tsv"
@@ -193,7 +195,7 @@ def test_another_question_and_a_bad_table_are_refused_in_a_sentence(
     cli: Any, only_sentence: Any, data: Path, table: Path, tmp_path: Path
 ) -> None:
     words = ("evaluate", "certify", "--data", data, "-o", table)
-    assert "another model, execution or question" in only_sentence(cli(*words, *SMALL, "--n", "101"), 1)
+    assert "another model, execution, question or secret" in only_sentence(cli(*words, *SMALL, "--n", "101"), 1)
     other = tmp_path / "other.csv"
     other.write_text("idx,label,predict,radius\n0,9,9,far\n", encoding="utf-8")
     assert "other.csv, line 2" in only_sentence(cli(*words, *SMALL, "--compare", other), 1)
@@ -202,3 +204,55 @@ def test_another_question_and_a_bad_table_are_refused_in_a_sentence(
 def test_what_is_missing_is_said_at_once(cli: Any, tmp_path: Path) -> None:
     assert cli("evaluate", "certify", "-o", tmp_path / "t.tsv").exit_code == 2
     assert cli("evaluate", "certify", "--data", tmp_path / "none", "-o", tmp_path / "t.tsv").exit_code == 2
+
+
+def test_the_secret_lies_beside_the_table_for_its_owner_only(
+    cli: Any, only_sentence: Any, data: Path, table: Path
+) -> None:
+    """Without it the table cannot be gone on with: the noise would be other noise."""
+    secret = table.with_name("table.tsv.secret")
+    secret.unlink()
+    result = cli("evaluate", "certify", "--data", data, "-o", table, *SMALL)
+    assert "question or secret; name another file" in only_sentence(result, 1)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_two_runs_with_one_secret_give_one_table(cli: Any, data: Path, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.tsv.secret").write_bytes(table.with_name("table.tsv.secret").read_bytes())
+    ask(cli, data, tmp_path / "again.tsv")
+    found, again = (
+        [line.rpartition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (table, tmp_path / "again.tsv")
+    )
+    assert found == again
+
+
+def test_an_execution_is_chosen_by_name(cli: Any, only_sentence: Any, half: Path, tmp_path: Path) -> None:
+    bundles.write(
+        tmp_path / "two",
+        {"weights.npz": (half / "weights.npz").read_bytes()},
+        name="two",
+        labels=("dark", "bright"),
+        shape=(1, 4, 4),
+        sigmas=(0.25,),
+        executions=[bundles.Execution(name, "weights.npz", "linear", "float64") for name in ("one", "other")],
+    )
+    np.savez(tmp_path / "data.npz", x=np.full((1, 4, 4), 250, np.uint8), y=[1])
+    for words, used in (((), "one"), (("--execution", "other"), "other")):
+        table = tmp_path / f"{used}.tsv"
+        ask(cli, tmp_path / "data.npz", table, "--model", tmp_path / "two", *words)
+        record = json.loads(table.with_name(f"{used}.tsv.json").read_text(encoding="utf-8"))
+        assert record["execution"] == used
+    about = ("--data", tmp_path / "data.npz", "--model", tmp_path / "two", "-o", tmp_path / "third.tsv")
+    said = only_sentence(cli("evaluate", "certify", *about, "--execution", "third"), 1)
+    assert said.endswith("has no execution 'third'; there are one, other")
+    assert not (tmp_path / "third.tsv").exists()
+
+
+def test_a_program_is_opened_when_it_is_trusted_only(
+    cli: Any, only_sentence: Any, data: Path, program: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", "certify", "--data", data, "-o", tmp_path / "table.tsv", "--model", program)
+    assert "can run any code on this machine" in only_sentence(cli(*words), 1)
+    pytest.importorskip("torch")
+    assert "expected a program written by torch.export.save" in cli(*words, "--trust").stderr

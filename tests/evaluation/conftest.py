@@ -16,14 +16,14 @@ from certserve.noise.keystream import Secret
 
 SECRET = Secret(bytes(range(32)))
 SHAPE = (1, 4, 4)
-Opener = Callable[[str], LocalModel]
+Opener = Callable[..., LocalModel]
 
 
 @pytest.fixture(scope="session")
 def opener(tmp_path_factory: pytest.TempPathFactory) -> Opener:
-    """Opens a bundle of the given name: class 1 where the mean of 4 x 4 grey pixels is above 1/2; always one secret."""
+    """Opens a bundle of the given name: class 1 where the mean of 4 x 4 grey pixels is above 1/2; with one secret."""
 
-    def opened(name: str) -> LocalModel:
+    def opened(name: str, secret: Secret = SECRET) -> LocalModel:
         folder = tmp_path_factory.mktemp("bundles") / name
         write_linear(
             folder,
@@ -35,7 +35,7 @@ def opener(tmp_path_factory: pytest.TempPathFactory) -> Opener:
             sigmas=(0.25,),
             defaults=Defaults(0.25, n0=20, n=200, alpha=0.001, predict_n=100),
         )
-        return certserve.open(folder, key_source=SECRET)
+        return certserve.open(folder, key_source=secret)
 
     return opened
 

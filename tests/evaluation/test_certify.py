@@ -1,11 +1,13 @@
-"""A data set becomes a table; an interrupted run goes on; two questions never share a table."""
+"""A data set becomes a table; an interrupted run goes on; two questions or secrets never share a table."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import pytest
 from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
 from certserve.errors import CertserveError
-from certserve.evaluation.certify import Question, certify_dataset
+from certserve.evaluation.certify import Question, certify_dataset, secret_of
 from certserve.evaluation.tables import ABSTAINED, Row, TableError, append_row, read_table
+from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Abstention, Certificate
+
+SECRET = Secret(bytes(range(32)))  # what `opener` opens its models with
 
 
 def timeless(rows: list[Row]) -> list[Row]:
@@ -52,9 +57,7 @@ def test_the_table_is_what_asking_one_by_one_gives(model: LocalModel, dataset: D
         else:
             assert isinstance(outcome, Abstention)
             assert (row.predict, row.radius) == (ABSTAINED, 0.0)
-    assert sorted(timeless(read_table(table)), key=lambda row: row.idx) == sorted(
-        timeless(rows), key=lambda row: row.idx
-    )
+    assert timeless(read_table(table)) == timeless(rows)
     assert all(row.seconds > 0.0 for row in rows)
 
 
@@ -77,6 +80,7 @@ def test_the_question_reaches_the_model_and_the_record(model: LocalModel, datase
     record = json.loads(table.with_name("table.tsv.json").read_text(encoding="utf-8"))
     assert [record[name] for name in ("model", "sigma", "n0", "n", "alpha")] == ["half", 0.25, 10, 120, 0.01]
     assert record["fingerprint"] == model.get_model().execution.fingerprint
+    assert record["commitment"] == SECRET.commitment
 
 
 @pytest.mark.parametrize("unfinished", ["", "40\t0", "40\t0\t0\t0.1", "40\t0\t0\t0.12345678\t1\t0.0"])
@@ -132,7 +136,7 @@ def test_a_table_of_another_question_is_refused_and_left_alone(
     files = [table, table.with_name("table.tsv.json")]
     before = [file.read_bytes() for file in files]
     asked.clear()
-    with pytest.raises(TableError, match="another model, execution or question"):
+    with pytest.raises(TableError, match="another model, execution, question or secret"):
         certify_dataset(model, dataset, other, table)
     assert [file.read_bytes() for file in files] == before
     assert asked == []
@@ -165,3 +169,91 @@ def test_rows_of_another_data_set_are_refused(
     with pytest.raises(TableError, match=rf"\[{stranger.idx}\]"):
         certify_dataset(model, dataset, Question(), table)
     assert asked == []
+
+
+def test_the_rows_are_in_the_data_sets_order_whichever_answer_comes_first(
+    model: LocalModel, dataset: Dataset, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, third_is_done = LocalModel.certify, threading.Event()
+
+    def late(self: LocalModel, image: Any, **options: Any) -> Any:
+        if np.array_equal(image, dataset.images[0]):
+            assert third_is_done.wait(30)
+        outcome = original(self, image, **options)
+        if np.array_equal(image, dataset.images[2]):
+            third_is_done.set()
+        return outcome
+
+    monkeypatch.setattr(LocalModel, "certify", late)
+    certify_dataset(model, dataset, Question(), table)
+    assert [row.idx for row in read_table(table)] == dataset.idx.tolist()
+
+
+@pytest.fixture
+def any_mask() -> Iterator[None]:
+    """A process that would let everybody read its files."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("any_mask")
+def test_a_tables_secret_is_made_once_for_its_owner_only(table: Path) -> None:
+    secret = secret_of(table)
+    kept = table.with_name("table.tsv.secret")
+    assert kept.read_text(encoding="ascii") == secret.secret_bytes.hex() + "\n"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert [path.name for path in table.parent.iterdir()] == ["table.tsv.secret"]
+    before = kept.stat()
+    assert secret_of(table) == secret
+    assert kept.stat() == before
+    assert secret_of(table.with_name("other.tsv")) != secret
+
+
+@pytest.mark.parametrize("content", ["", "5a" * 31, "5a" * 33, "no secret", "\u00fc"])
+def test_a_file_that_is_no_secret_is_refused_and_left_alone(table: Path, content: str) -> None:
+    kept = table.with_name("table.tsv.secret")
+    kept.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"32 bytes|expected 64 hexadecimal digits"):
+        secret_of(table)
+    assert kept.read_text(encoding="utf-8") == content
+
+
+def test_a_secret_is_there_as_a_whole_or_not_at_all(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a run killed at the wrong moment leaves half a secret, which stops every later one."""
+
+    def fail(*_: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", fail)
+        with pytest.raises(OSError, match="killed"):
+            secret_of(table)
+    assert not table.with_name("table.tsv.secret").exists()
+    assert secret_of(table) == secret_of(table)
+
+
+def test_a_table_gone_on_with_is_the_one_of_an_undisturbed_run(
+    opener: Callable[..., LocalModel], dataset: Dataset, table: Path
+) -> None:
+    """Each run opens the model anew, with the secret that lies beside the table."""
+
+    def run() -> list[str]:
+        with opener("half", secret_of(table)) as model:
+            certify_dataset(model, dataset, Question(), table)
+        return [line.rpartition("\t")[0] for line in table.read_text(encoding="utf-8").splitlines()]
+
+    whole, content = run(), table.read_bytes()
+    for end in range(0, len(content), 17):
+        table.write_bytes(content[:end])
+        assert run() == whole
+
+
+def test_a_table_of_another_secret_is_refused(
+    model: LocalModel, opener: Callable[..., LocalModel], dataset: Dataset, table: Path
+) -> None:
+    certify_dataset(model, dataset, Question(), table)
+    before = table.read_bytes()
+    with opener("half", Secret(bytes(32))) as other, pytest.raises(TableError, match=r"another .* or secret"):
+        certify_dataset(other, dataset, Question(), table)
+    assert table.read_bytes() == before
