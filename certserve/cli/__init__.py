@@ -20,6 +20,8 @@ _COMMANDS = {
     "predict": "certserve.cli.ask:predict",
     "verify": "certserve.cli.verify:verify",
     "bundle": "certserve.cli.bundle:bundle",
+    "train": "certserve.cli.train:train",
+    "quantize": "certserve.cli.quantize:quantize",
     "evaluate": "certserve.cli.evaluate:evaluate",
     "models": "certserve.cli.models:models",
 }

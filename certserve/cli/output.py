@@ -38,7 +38,7 @@ Answer = tuple[str, AnyOutcome, float]
 """The image's name, the outcome, and the seconds it took."""
 
 _PATIENCE_SECONDS = 2.0
-_EXTRAS = {"matplotlib": "evaluate"}
+_EXTRAS = {"matplotlib": "evaluate", "safetensors": "train", "torch": "train"}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -43,6 +43,8 @@ def test_there_are_the_commands_of_the_manual() -> None:
         ("evaluate", "coverage"),
         ("bundle", "create"),
         ("models",),
+        ("train", "classifier"),
+        ("quantize",),
     }
 
 

@@ -19,7 +19,7 @@ from certserve.serving.config import Config, read_config
 _ROOT = Path(__file__).resolve().parents[2]
 _SHELL = {"sh", "console", "bash", "shell"}
 _FILES = (".png", ".jpg", ".json", ".onnx", ".txt", ".csv", ".toml", ".pem", ".hex", ".npz", ".tsv")
-_FOLDERS = ("fashion-mnist",)
+_FOLDERS = ("fashion-mnist", "photos", "cifar10")
 
 
 class Block(NamedTuple):
@@ -68,6 +68,7 @@ def _found(word: str, folder: Path) -> list[str]:
     if word.startswith("certserve/"):
         return [str(path) for path in sorted(_ROOT.glob(word))]
     if word.endswith(_FILES):
+        (folder / word).parent.mkdir(exist_ok=True)
         (folder / word).write_text("")
     if word in _FOLDERS:
         (folder / word).mkdir(exist_ok=True)
@@ -110,7 +111,8 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
-                                   ["models"], ["evaluate", "certify"], ["evaluate", "coverage"]],
+                                   ["models"], ["train", "classifier"], ["quantize"],
+                                   ["evaluate", "certify"], ["evaluate", "coverage"]],
                          ids=" ".join)  # fmt: skip
 def test_the_example_of_the_help_parses(words: list[str], folder: Path) -> None:
     node: click.Command = main

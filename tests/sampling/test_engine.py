@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,7 +36,7 @@ async def _jobs(engine: Engine, bench: Bench, seeds: Iterable[int]) -> dict[int,
     return tasks
 
 
-def _on(executor: ScriptedExecutor, scenario: Callable[[Engine], Awaitable[None]], **options: int) -> None:
+def _on(executor: ScriptedExecutor, scenario: Callable[[Engine], Awaitable[None]], **options: Any) -> None:
     """Run a scenario with an engine on `executor`, and close it."""
 
     async def main() -> None:

@@ -1,0 +1,59 @@
+"""`certserve quantize`: an int8 execution for a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from certserve import bundle, zoo
+from certserve.training import quantisation
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A copy of the packaged model without its int8 execution."""
+    packaged = bundle.read(zoo.path_of(None))
+    kept = [execution for execution in packaged.executions if execution.precision != "int8"]
+    path = tmp_path / "copy"
+    bundle.write(
+        path,
+        {name: packaged.file(name).read_bytes() for name in packaged.digests if "int8" not in name},
+        name="copy",
+        labels=packaged.labels,
+        shape=packaged.shape,
+        sigmas=packaged.sigmas,
+        executions=kept,
+    )
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A few images, labelled by their own positions, and few draws to compare them with."""
+    monkeypatch.setattr(quantisation, "_DRAWS", 50)
+    rows, columns = np.mgrid[:28, :28]
+    images = np.stack([(rows * (i % 5) * 2 + columns * (i % 7)) % 256 for i in range(24)]).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x=images, y=np.arange(24) % 10)
+    return tmp_path / "data.npz"
+
+
+def test_it_is_added_and_told(cli: Any, one_line: Any, made: Path, data: Path) -> None:
+    result = cli("quantize", str(made), "--data", str(data))
+    assert result.exit_code == 0, result.output
+    assert "has an int8 execution" in result.stdout
+    assert "of the draws get the same label" in one_line(result.stdout)
+    assert bundle.read(made).executions[0].name == "int8"
+
+
+def test_json_says_the_same(cli: Any, made: Path, data: Path) -> None:
+    result = cli("quantize", str(made), "--data", str(data), "--json")
+    assert json.loads(result.stdout)["int8"] == bundle.read(made).provenance["int8"]
+
+
+def test_no_bundle_is_one_sentence(cli: Any, only_sentence: Any, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "so it is no bundle" in only_sentence(cli("quantize", str(tmp_path / "empty"), "--data", str(data)), 1)
