@@ -1,6 +1,6 @@
 """Draws per second: the bare classifier, and Certify over gRPC on the same bundle, in one run.
 
-    python benchmarks/throughput.py [--model BUNDLE] [--n N] [--rounds R] [--out FILE]
+    python benchmarks/throughput.py [--model BUNDLE] [--execution NAME] [--n N] [--rounds R] [--out FILE]
 
 The rounds alternate, so that a machine whose speed drifts slows both sides; the figure to quote is the ratio. Each
 row of the TSV names every parameter, the versions and the processor.
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import certserve
-from certserve import zoo
+from certserve import backends, zoo
+from certserve.backends import LoadedExecution
 from certserve.backends.probes import probe_pixels
 from certserve.client import AsyncClient
 from certserve.endpoints.models import LoadedModel
@@ -52,15 +53,15 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def bare(loaded: LoadedModel, draws: int) -> float:
+def bare(execution: LoadedExecution, draws: int) -> float:
     """Draws per second of the classifier alone, at its largest batch."""
-    rows = loaded.execution.shapes[-1]
-    batch = np.ascontiguousarray(probe_pixels(loaded.bundle.shape, rows, loaded.bundle.defaults.sigma))
-    loaded.execution.backend.logits(batch)
+    rows = execution.shapes[-1]
+    batch = np.ascontiguousarray(probe_pixels(execution.backend.shape, rows, 0.25))
+    execution.backend.logits(batch)
     runs = max(1, draws // rows)
     start = time.perf_counter()
     for _ in range(runs):
-        loaded.execution.backend.logits(batch).argmax(axis=1)
+        execution.backend.logits(batch).argmax(axis=1)
     return runs * rows / (time.perf_counter() - start)
 
 
@@ -80,10 +81,11 @@ async def measure(loaded: LoadedModel, clients: int, n: int, rounds: int) -> lis
     """One row a round."""
     rows: list[dict[str, object]] = []
     config = Config(server=Address(port=0, grace_seconds=1.0))
-    identity = loaded.execution.backend.identity
+    identity = loaded.execution.identity
+    alone_execution = backends.load(loaded.bundle, loaded.bundle.execution(loaded.execution.name))
     async with serving(config, [loaded], Secret.fresh()) as server:
         for turn in range(rounds):
-            alone = bare(loaded, n)
+            alone = bare(alone_execution, n)
             over_grpc = await served(f"127.0.0.1:{server.port}", loaded, clients, n, turn)
             values = (
                 loaded.bundle.name,
@@ -106,12 +108,13 @@ def main() -> None:
     """Run as a script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="a bundle's directory or a packaged model's name")
+    parser.add_argument("--execution", default=None, help="by name; default: the fastest")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="also write the rows here, as TSV")
     options = parser.parse_args()
-    loaded = LoadedModel.read(zoo.path_of(options.model))
+    loaded = LoadedModel.read(zoo.path_of(options.model), execution=options.execution)
     rows = asyncio.run(measure(loaded, options.clients, options.n, options.rounds))
     with options.out.open("w", encoding="utf-8", newline="") if options.out else nullcontext(sys.stdout) as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")

@@ -20,7 +20,7 @@ from certserve.backends.probes import probe_labels
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BackendFailed, BundleError, ModelRefused
 
-__all__ = ["Backend", "LoadedExecution", "load"]
+__all__ = ["Backend", "ExecutionFacts", "LoadedExecution", "load"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,19 +49,42 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedExecution:
-    """An execution ready to serve.
+class ExecutionFacts:
+    """What is known of an execution that was loaded.
 
     Attributes:
-        name: as in the bundle. backend: what runs it.
+        name: as in the bundle. identity: of its backend.
         shapes: numbers of rows it may be run with, increasing; bit-equal results, shown at load.
         fingerprint: SHA-256, in hexadecimal, over all that its labels depend on.
     """
 
     name: str
-    backend: Backend
+    identity: Mapping[str, str]
     shapes: tuple[int, ...]
     fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedExecution:
+    """An execution ready to serve: what runs it, and what is known of it."""
+
+    backend: Backend
+    facts: ExecutionFacts
+
+    @property
+    def name(self) -> str:
+        """Its name in the bundle."""
+        return self.facts.name
+
+    @property
+    def shapes(self) -> tuple[int, ...]:
+        """See `ExecutionFacts`."""
+        return self.facts.shapes
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ExecutionFacts`."""
+        return self.facts.fingerprint
 
 
 def load(bundle: Bundle, execution: Execution | None = None, *, trust: bool = False) -> LoadedExecution:
@@ -117,7 +140,7 @@ def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
     if chosen.probe_labels:
         _compare_labels(bundle, chosen, probe_labels(backend, len(chosen.probe_labels), sigma, rows.shapes[-1]))
     name = fingerprint(bundle.digests[chosen.file], backend.identity, rows)
-    return LoadedExecution(chosen.name, backend, rows.shapes, name)
+    return LoadedExecution(backend, ExecutionFacts(chosen.name, dict(backend.identity), rows.shapes, name))
 
 
 def _compare_labels(bundle: Bundle, chosen: Execution, labels: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ from certserve.cli.output import fails_in_one_sentence, json_option, print_json
 
 __all__ = ["serve"]
 
+_SECURITY = ("tls_certificate", "tls_key", "token_file", "allow_insecure", "trust")
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -26,6 +27,8 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--token-file", type=_FILE, help="A file with the bearer token that callers must send.")
 @click.option("--secret-file", type=_FILE, help="64 hex digits that key the noise; default: fresh at every start.")
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
+@click.option("--execution", help="Which of the bundles' executions, by name; default: the fastest.")
+@click.option("--isolate", is_flag=True, default=None, help="Run each model in a process of its own.")
 @click.option("--trust", is_flag=True, default=None, help="Allow bundles whose file can run code (torch.export).")
 @json_option
 @fails_in_one_sentence
@@ -44,16 +47,20 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host, port = _split(address)
     overrides = {
-        "server": {"host": host, "port": port},
-        "security": {name: value for name, value in options.items() if name != "secret_file"},
+        "server": {"host": host, "port": port, "execution": options["execution"], "isolate": options["isolate"]},
+        "security": {name: options[name] for name in _SECURITY},
         "noise": {"secret_file": options["secret_file"]},
     }
     settings = configs.read_config(Path(config) if config else None, overrides, models)
     if settings.security.missing and not settings.server.is_loopback:
         missing = " and ".join(settings.security.missing)
         click.echo(f"certserve: warning: other machines can reach this server without {missing}.", err=True)
-    trust = settings.security.trust
-    loaded = [LoadedModel.read(path_of(name), trust=trust) for name in settings.models or (None,)]
+    how: dict[str, Any] = {
+        "execution": settings.server.execution or None,
+        "isolate": settings.server.isolate,
+        "trust": settings.security.trust,
+    }
+    loaded = [LoadedModel.read(path_of(name), **how) for name in settings.models or (None,)]
     secret_file = settings.noise.secret_file
     secret = Secret.from_file(Path(secret_file)) if secret_file else Secret.fresh()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from certserve import backends, bundle
-from certserve.backends import LoadedExecution
+from certserve.backends import ExecutionFacts
 from certserve.bundle import Bundle
 from certserve.endpoints.requests import ExecutionInfo, ModelInfo
 from certserve.errors import BundleError, ModelNotFound
@@ -16,7 +17,8 @@ from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
 from certserve.noise.keystream import Secret
 from certserve.sampling.engine import Engine
-from certserve.sampling.executor import ThreadExecutor
+from certserve.sampling.executor import Executor, ThreadExecutor
+from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.sampler import Sampler
 from certserve.smoothing.bounds import LARGEST_N
 
@@ -25,30 +27,47 @@ __all__ = ["LoadedModel", "Models", "ServedModel"]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A bundle and the execution of it that serves."""
+    """A bundle, the execution of it that serves, and what runs it on a device's thread or in a process of its own."""
 
     bundle: Bundle
-    execution: LoadedExecution
+    execution: ExecutionFacts
+    executor: Callable[[ThreadPoolExecutor], Executor]
 
     @classmethod
-    def read(cls, path: Path, *, execution: str | None = None, trust: bool = False) -> LoadedModel:
+    def read(
+        cls, path: Path, *, execution: str | None = None, trust: bool = False, isolate: bool = False
+    ) -> LoadedModel:
         """Read, load and check a bundle; the noise tables of its sigmas are made ready.
 
         Args:
             execution: by name; default: as `certserve.backends.choice` says.
             trust: allow files that can run code of their own.
+            isolate: load and run it in a process of its own; it then serves once.
 
         Raises:
             BundleError: the bundle is incomplete, damaged or not understood, or needs trust.
             ModelRefused: the model is no base classifier for smoothing.
+            BackendFailed: its process did not come up.
         """
         found = bundle.read(path)
         if max(found.sigmas) > LARGEST_SIGMA:
             raise BundleError(f"{path}: sigma is in units of pixels in [0, 1], at most {LARGEST_SIGMA:g}")
         for sigma in found.sigmas:
             rounded_gaussian(sigma)
-        chosen = None if execution is None else found.execution(execution)
-        return cls(found, backends.load(found, chosen, trust=trust))
+        if isolate:
+            process = ProcessExecutor(partial(_sampler, path, execution, trust))
+            assert isinstance(process.known, ExecutionFacts)
+            return cls(found, process.known, lambda device: process)
+        sampler, facts = _sampler(path, execution, trust)
+        return cls(found, facts, lambda device: ThreadExecutor(sampler, device))
+
+
+def _sampler(path: Path, execution: str | None, trust: bool) -> tuple[Sampler, ExecutionFacts]:
+    """The sampler of a bundle's execution, and what is known of it."""
+    found = bundle.read(path)
+    chosen = None if execution is None else found.execution(execution)
+    loaded = backends.load(found, chosen, trust=trust)
+    return Sampler(loaded.backend, loaded.shapes), loaded.facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +75,7 @@ class ServedModel:
     """A model that answers."""
 
     bundle: Bundle
-    execution: LoadedExecution
+    execution: ExecutionFacts
     engine: Engine
     secret: Secret
     largest_n: int
@@ -69,7 +88,7 @@ class ServedModel:
     @property
     def info(self) -> ModelInfo:
         """What callers may know of it."""
-        found, identity = self.bundle, self.execution.backend.identity
+        found, identity = self.bundle, self.execution.identity
         return ModelInfo(
             name=found.name,
             version=found.version,
@@ -117,8 +136,7 @@ class Models:
 
     async def __aenter__(self) -> Models:
         for model in self._loaded:
-            sampler = Sampler(model.execution.backend, model.execution.shapes)
-            engine = Engine(ThreadExecutor(sampler, self._device))
+            engine = Engine(model.executor(self._device))
             served = ServedModel(model.bundle, model.execution, engine, self._secret, self._largest_n)
             self._served[model.bundle.name] = served
         return self

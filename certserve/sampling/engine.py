@@ -115,8 +115,8 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop is running."""
-        return not self._loop.done()
+        """Whether the loop is running, and what it runs slices on."""
+        return self._executor.alive and not self._loop.done()
 
     @property
     def waiting(self) -> int:
@@ -178,9 +178,10 @@ class Engine:
             self._forget(number)
 
     async def close(self) -> None:
-        """Stop; jobs still running fail with `Unavailable`."""
+        """Stop, and close the executor; jobs still running fail with `Unavailable`."""
         self._loop.cancel()
         await asyncio.gather(self._loop, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.close)
 
     async def _run(self) -> None:
         error: Exception = Unavailable("The sampling engine is stopping.")

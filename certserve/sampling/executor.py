@@ -27,6 +27,10 @@ class Executor(Protocol):
     def num_classes(self) -> int:
         """Labels are 0..num_classes - 1, and num_classes for a draw without finite logits."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether slices can still be run."""
+
     def admit(self, job: int, source: DrawSource) -> None:
         """Make a job's input known under its number; slices name it by that number."""
 
@@ -35,6 +39,9 @@ class Executor(Protocol):
 
     def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
         """Run slices of admitted jobs; the future holds one array of labels for each slice, in order."""
+
+    def close(self) -> None:
+        """Give back what the executor alone holds; slices still with it may fail."""
 
 
 class ThreadExecutor:
@@ -53,6 +60,10 @@ class ThreadExecutor:
     def num_classes(self) -> int:
         return self._sampler.num_classes
 
+    @property
+    def alive(self) -> bool:
+        return True
+
     def admit(self, job: int, source: DrawSource) -> None:
         self._sources[job] = source
 
@@ -62,3 +73,6 @@ class ThreadExecutor:
     def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
         work = [(self._sources[piece.job], piece) for piece in batch]
         return self._device.submit(self._sampler.labels, work)
+
+    def close(self) -> None:
+        self._sources.clear()

@@ -27,11 +27,15 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """[server]: where to listen, and how long calls in progress may take to finish at the end, in seconds."""
+    """[server]: where to listen; how long calls in progress may take to finish at the end, in seconds; the execution
+    that every model runs (empty: the fastest of each), and whether each runs in a process of its own.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8700
     grace_seconds: float = 30.0
+    execution: str = ""
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -75,6 +75,7 @@ class ScriptedExecutor:
     """An executor that does nothing until the test says so. A source's first pixel is its job's seed."""
 
     num_classes = CLASSES
+    alive = True
 
     def __init__(self, largest_batch: int = 32) -> None:
         self.largest_batch = largest_batch
@@ -87,6 +88,9 @@ class ScriptedExecutor:
 
     def forget(self, job: int) -> None:
         self.sources.pop(job, None)
+
+    def close(self) -> None:
+        self.alive = False
 
     def submit(self, batch: Sequence[Slice]) -> Future[list[Labels]]:
         work = [(int(self.sources[piece.job].pixels.flat[0]), piece) for piece in batch]
@@ -148,3 +152,10 @@ def models() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def process_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the files that tell scripted_model.py what to do; a spawned process finds that module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return tmp_path

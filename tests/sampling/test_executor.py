@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +20,7 @@ from certserve.errors import BackendFailed
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.executor import Executor, ThreadExecutor
+from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
@@ -46,18 +50,33 @@ class Gated:
 
 @dataclass(frozen=True)
 class Subject:
-    """An executor and the backend under it."""
+    """An executor, and how to hold up the model under it, to let it go on, and to make it fail once."""
 
     executor: Executor
-    backend: Gated
+    hold: Callable[[], object]
+    release: Callable[[], object]
+    fail_once: Callable[[], object]
 
 
-@pytest.fixture(params=["thread"])
-def subject(models: ModuleType) -> Iterator[Subject]:
+@pytest.fixture(params=["thread", "process"])
+def subject(request: pytest.FixtureRequest, models: ModuleType) -> Iterator[Subject]:
+    if request.param == "process":
+        yield from _process(request.getfixturevalue("process_folder"))
+        return
     backend = Gated(models)
     with ThreadPoolExecutor(1) as device:
-        yield Subject(ThreadExecutor(Sampler(backend, (1, 8, 32)), device), backend)
+        executor = ThreadExecutor(Sampler(backend, (1, 8, 32)), device)
+        yield Subject(executor, backend.gate.clear, backend.gate.set, lambda: setattr(backend, "failures", 1))
         backend.gate.set()
+        executor.close()
+
+
+def _process(folder: Path) -> Iterator[Subject]:
+    executor = ProcessExecutor(partial(importlib.import_module("scripted_model").make, str(folder)))
+    hold, fail = folder / "hold", folder / "fail"
+    yield Subject(executor, hold.touch, lambda: hold.unlink(missing_ok=True), fail.touch)
+    hold.unlink(missing_ok=True)
+    executor.close()
 
 
 def _source(seed: int) -> DrawSource:
@@ -120,11 +139,11 @@ def test_labels_lie_within_the_classes(subject: Subject) -> None:
 
 def test_slices_submitted_before_their_job_is_forgotten_still_run(subject: Subject, models: ModuleType) -> None:
     _admit_all(subject.executor)
-    subject.backend.gate.clear()
+    subject.hold()
     futures = [subject.executor.submit([piece]) for piece in PIECES]
     for seed in (1, 2, 3):
         subject.executor.forget(seed)
-    subject.backend.gate.set()
+    subject.release()
     found = [future.result(TIMEOUT)[0].tolist() for future in futures]
     assert found == [_labels(models, piece) for piece in PIECES]
 
@@ -138,7 +157,7 @@ def test_forgetting_a_job_nobody_knows_or_twice_is_allowed(subject: Subject, mod
 
 def test_a_failure_is_in_the_future_and_ends_nothing_else(subject: Subject, models: ModuleType) -> None:
     _admit_all(subject.executor)
-    subject.backend.failures = 1
+    subject.fail_once()
     with pytest.raises(BackendFailed, match="told to"):
         subject.executor.submit(PIECES).result(TIMEOUT)
     assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]

@@ -25,6 +25,8 @@ models = ["a", "bundles/b"]
 host = "127.0.0.2"
 port = 9000
 grace_seconds = 5
+execution = "float32"
+isolate = true
 [security]
 tls_certificate = "server.pem"
 tls_key = "server.key"
@@ -61,7 +63,7 @@ class TestReading:
         """Every key there is."""
         assert read(tmp_path, WHOLE) == Config(
             models=("a", "bundles/b"),
-            server=Address("127.0.0.2", 9000, 5),
+            server=Address("127.0.0.2", 9000, 5, "float32", True),
             security=Security("server.pem", "server.key", "token", False, True),
             noise=NoiseConfig("secret"),
             limits=RequestLimits(1000, 2000, 3000),

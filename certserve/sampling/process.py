@@ -1,0 +1,246 @@
+"""An executor in a process of its own: a runtime that crashes takes no server with it.
+
+    parent: submit -> pipe -> child: sampler -> pipe -> parent: futures
+
+The child is started again when it dies. The batch it was running fails, to be retried by the engine; batches that it
+had not begun are handed to the new one, so an input that kills it cannot spoil its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.errors import BackendFailed, CertserveError, InternalError
+from certserve.sampling.sampler import Sampler
+from certserve.sampling.slices import Slice
+from certserve.sampling.source import DrawSource
+
+__all__ = ["ProcessExecutor"]
+
+Labels = list[npt.NDArray[np.uint16]]
+
+_log = logging.getLogger(__name__)
+_START_SECONDS = 300.0
+_END_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the child says of its sampler when it is ready."""
+
+    largest_batch: int
+    num_classes: int
+    known: object
+
+
+@dataclass(slots=True)
+class _Pending:
+    batch: tuple[Slice, ...]
+    sources: dict[int, DrawSource]
+    future: Future[Labels]
+
+
+class ProcessExecutor:
+    """Runs slices in a child process, started by `spawn`.
+
+    Args:
+        make: called in the child, where it makes the sampler and what is to be known of it (an execution's
+            fingerprint, say); picklable, both ways.
+
+    Raises:
+        BackendFailed: the child did not come up; `CertserveError` of another kind: what `make` raised.
+    """
+
+    def __init__(self, make: Callable[[], tuple[Sampler, object]]) -> None:
+        self._make = make
+        self._sources: dict[int, DrawSource] = {}
+        self._pending: list[_Pending] = []
+        self._sent: set[int] = set()  # jobs whose input the child has
+        self._lock = threading.Lock()
+        self._closed = False
+        self._child, self._pipe, self._facts = self._start()
+        self._reader = threading.Thread(target=self._read, name="certserve-process-executor", daemon=True)
+        self._reader.start()
+
+    @property
+    def largest_batch(self) -> int:
+        return self._facts.largest_batch
+
+    @property
+    def num_classes(self) -> int:
+        return self._facts.num_classes
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed
+
+    @property
+    def known(self) -> object:
+        """What `make` says of the sampler; a child that says otherwise is never used."""
+        return self._facts.known
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._child.pid
+
+    def admit(self, job: int, source: DrawSource) -> None:
+        with self._lock:
+            self._sources[job] = source
+
+    def forget(self, job: int) -> None:
+        with self._lock:
+            self._sources.pop(job, None)
+            if job in self._sent and not any(job in pending.sources for pending in self._pending):
+                self._sent.discard(job)
+                self._send(("forget", job))
+
+    def submit(self, batch: Sequence[Slice]) -> Future[Labels]:
+        with self._lock:
+            sources = {piece.job: self._sources[piece.job] for piece in batch}
+            pending = _Pending(tuple(batch), sources, Future())
+            pending.future.set_running_or_notify_cancel()  # what was handed to the child is not taken back
+            if self._closed:
+                pending.future.set_exception(BackendFailed("The process of this model has ended."))
+                return pending.future
+            self._pending.append(pending)
+            self._hand_over(pending)
+        return pending.future
+
+    def close(self) -> None:
+        """End the child; batches still with it fail."""
+        with self._lock:
+            self._closed = True
+            self._send(None)
+        self._child.join(_END_SECONDS)
+        if self._child.is_alive():
+            self._child.kill()
+        self._reader.join(_END_SECONDS)
+        self._pipe.close()
+
+    def _start(self) -> tuple[BaseProcess, Connection, _Facts]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        child = context.Process(target=_serve, args=(theirs, self._make), name="certserve-sampler", daemon=True)
+        child.start()
+        theirs.close()
+        try:
+            found = ours.recv() if ours.poll(_START_SECONDS) else None
+        except EOFError:
+            found = None
+        if isinstance(found, _Facts):
+            return child, ours, found
+        child.kill()
+        ours.close()
+        if isinstance(found, CertserveError):
+            raise found
+        raise BackendFailed(f"The process that runs the model did not come up{f': {found}' if found else ''}.")
+
+    def _read(self) -> None:
+        """Resolve futures as the child answers; start it again when it dies."""
+        while True:
+            try:
+                answer = self._pipe.recv()
+            except (EOFError, OSError):
+                if not self._restart():
+                    return
+                continue
+            with self._lock:
+                pending = self._pending.pop(0)
+                self._forget_done(pending)
+            if isinstance(answer, Exception):
+                pending.future.set_exception(answer)
+            else:
+                pending.future.set_result(answer)
+
+    def _restart(self) -> bool:
+        """Whether there is a new child; the batch that the old one was running has failed then."""
+        with self._lock:
+            failed = self._pending[:1]
+            self._pending = self._pending[1:]
+            closed = self._closed
+        for pending in failed:
+            pending.future.set_exception(BackendFailed("The process that runs the model died."))
+        if not closed:
+            _log.warning("the process that runs the model died (exit code %s)", self._child.exitcode)
+        try:
+            if closed:
+                raise BackendFailed("The process that runs the model has ended.")
+            child, pipe, facts = self._start()
+            if facts != self._facts:
+                child.kill()
+                raise InternalError("The model is another one since its process was started again.")
+        except Exception as error:
+            self._give_up(error)
+            return False
+        with self._lock:
+            self._pipe.close()
+            self._child, self._pipe, self._sent = child, pipe, set()
+            for pending in self._pending:
+                self._hand_over(pending)
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        with self._lock:
+            self._closed = True
+            left, self._pending = self._pending, []
+        for pending in left:
+            pending.future.set_exception(error)
+
+    def _hand_over(self, pending: _Pending) -> None:
+        new = {job: source for job, source in pending.sources.items() if job not in self._sent}
+        self._sent |= set(new)
+        self._send(("run", new, pending.batch))
+
+    def _forget_done(self, done: _Pending) -> None:
+        """Let the child forget the inputs that were forgotten while it ran them."""
+        for job in done.sources:
+            gone = job in self._sent and job not in self._sources
+            if gone and not any(job in pending.sources for pending in self._pending):
+                self._sent.discard(job)
+                self._send(("forget", job))
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it died: the reader hears of it, and hands over again
+            self._pipe.send(message)
+
+
+def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None:
+    """The child: make the sampler, then answer batches until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the parent's to handle
+    try:
+        sampler, known = make()
+        pipe.send(_Facts(sampler.largest_batch, sampler.num_classes, known))
+    except Exception as error:
+        pipe.send(error if isinstance(error, CertserveError) else f"{type(error).__name__}: {error}")
+        return
+    sources: dict[int, DrawSource] = {}
+    with contextlib.suppress(EOFError, OSError):
+        while (message := pipe.recv()) is not None:
+            if message[0] == "forget":
+                sources.pop(message[1], None)
+                continue
+            _, new, batch = message
+            sources |= new
+            pipe.send(_labels(sampler, sources, batch))
+
+
+def _labels(sampler: Sampler, sources: dict[int, DrawSource], batch: Sequence[Slice]) -> Labels | Exception:
+    try:
+        return sampler.labels([(sources[piece.job], piece) for piece in batch])
+    except CertserveError as error:
+        return error
+    except Exception as error:
+        return BackendFailed(f"{type(error).__name__}: {error}")

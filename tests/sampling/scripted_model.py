@@ -1,0 +1,53 @@
+"""A sampler for a process of its own, whose model does what the files beside it say. Imported by that process."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.backends.linear import LinearBackend
+from certserve.errors import BackendFailed, BundleError
+from certserve.sampling.sampler import Sampler
+
+SHAPE = (3, 8, 8)
+CLASSES = 4
+TIMEOUT = 30.0
+POISON = 6.0  # a draw with a pixel above it ends the process: impossible at sigma 0.5, certain at 10
+
+
+class Scripted:
+    """A linear classifier that waits while there is a file `hold`, and fails when there is one called `fail`."""
+
+    shape = SHAPE
+    num_classes = CLASSES
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        waves = np.sin(1.7 * np.arange(CLASSES * 192)).astype(np.float32).reshape(CLASSES, 192).astype(np.float64)
+        self._linear = LinearBackend(waves, np.linspace(0.0, 1.0, CLASSES), SHAPE)
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        end = time.monotonic() + TIMEOUT
+        while (self._folder / "hold").exists() and time.monotonic() < end:
+            time.sleep(0.005)
+        if (self._folder / "fail").exists():
+            (self._folder / "fail").unlink()
+            raise BackendFailed("told to")
+        if (pixels > POISON).any():
+            os._exit(139)
+        return np.asarray(self._linear.logits(pixels))
+
+
+def make(folder: str) -> tuple[Sampler, object]:
+    """The sampler, and the name in the file `name`; or the error that the files ask for."""
+    path = Path(folder)
+    if (path / "broken").exists():
+        raise BundleError("the bundle is broken")
+    if (path / "dies").exists():
+        os._exit(9)
+    name = (path / "name").read_text(encoding="utf-8") if (path / "name").exists() else "one"
+    return Sampler(Scripted(path), (1, 8, 32)), name

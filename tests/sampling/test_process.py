@@ -1,0 +1,167 @@
+"""A model in a process of its own: what its death costs, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from certserve.errors import BackendFailed, BundleError
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import Key
+from certserve.sampling.engine import Engine, Job
+from certserve.sampling.process import ProcessExecutor
+from certserve.sampling.slices import DrawSet, Slice
+from certserve.sampling.source import DrawSource
+from certserve.smoothing.outcomes import Evidence
+
+TIMEOUT = 60.0
+N = 3_000
+
+
+@pytest.fixture
+def make(process_folder: Path) -> Callable[[], Any]:
+    return partial(importlib.import_module("scripted_model").make, str(process_folder))
+
+
+@pytest.fixture
+def executor(make: Callable[[], Any]) -> Iterator[ProcessExecutor]:
+    made = ProcessExecutor(make)
+    yield made
+    made.close()
+
+
+def _source(seed: int, sigma: float = 0.5) -> DrawSource:
+    pixels = (np.arange(192) * (2 * seed + 1) % 256).astype(np.uint8).reshape(3, 8, 8)
+    return DrawSource(Key(bytes([seed]) * 32), pixels, sigma, Arithmetic.GRID)
+
+
+def _job(seed: int, sigma: float = 0.5, n: int = N) -> Job[Evidence]:
+    return Job(_source(seed, sigma), 10, (n,), lambda evidence: evidence)
+
+
+def _answers(
+    executor: ProcessExecutor, *jobs: Job[Evidence], meanwhile: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """What an engine on the executor answers; exceptions are among the answers."""
+
+    async def main() -> list[Any]:
+        engine = Engine(executor)
+        tasks = [asyncio.create_task(engine.run(job)) for job in jobs]
+        await asyncio.sleep(0.05)
+        meanwhile()
+        found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT)
+        engine._loop.cancel()
+        return found
+
+    return asyncio.run(main())
+
+
+def _kill(executor: ProcessExecutor) -> None:
+    assert executor.pid is not None
+    os.kill(executor.pid, signal.SIGKILL)
+
+
+def test_it_is_another_process_and_says_what_make_says(executor: ProcessExecutor) -> None:
+    assert executor.pid not in (None, os.getpid())
+    assert (executor.known, executor.largest_batch, executor.num_classes) == ("one", 32, 4)
+    assert executor.alive
+
+
+def test_a_kill_costs_a_retry_and_no_answer(executor: ProcessExecutor) -> None:
+    """Answers while the process is killed are, bit for bit, those of an undisturbed run."""
+    undisturbed = _answers(executor, *(_job(seed) for seed in range(4)))
+    before = executor.pid
+    disturbed = _answers(executor, *(_job(seed) for seed in range(4)), meanwhile=lambda: _kill(executor))
+    assert disturbed == undisturbed
+    assert executor.pid != before
+
+
+def test_an_input_that_kills_the_process_fails_alone(executor: ProcessExecutor) -> None:
+    """Its neighbours answer as if it had not been there, and so do those who come later."""
+    undisturbed = _answers(executor, _job(1), _job(2))
+    first, poison, second = _answers(executor, _job(1), _job(3, sigma=10.0), _job(2))
+    assert [first, second] == undisturbed
+    assert isinstance(poison, BackendFailed)
+    assert "twice" in str(poison)
+    assert _answers(executor, _job(1), _job(2)) == undisturbed
+
+
+def test_a_kill_while_nothing_runs_is_not_noticed(executor: ProcessExecutor) -> None:
+    undisturbed = _answers(executor, _job(1))
+    for _ in range(4):
+        _kill(executor)
+        time.sleep(0.05)
+        assert _answers(executor, _job(1)) == undisturbed
+
+
+def test_batches_not_begun_are_handed_to_the_next_process(executor: ProcessExecutor, process_folder: Path) -> None:
+    """Only the first of three batches fails when the process is killed; the others need no retry."""
+    executor.admit(1, _source(1))
+    (process_folder / "hold").touch()
+    pieces = [Slice(1, DrawSet.ESTIMATION, 32 * k, 32) for k in range(3)]
+    futures = [executor.submit([piece]) for piece in pieces]
+    time.sleep(0.2)
+    _kill(executor)
+    (process_folder / "hold").unlink()
+    with pytest.raises(BackendFailed, match="died"):
+        futures[0].result(TIMEOUT)
+    later = [future.result(TIMEOUT)[0].tolist() for future in futures[1:]]
+    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[1:]]
+    assert later == again
+
+
+def test_a_process_that_comes_up_as_another_model_is_not_used(executor: ProcessExecutor, process_folder: Path) -> None:
+    (process_folder / "name").write_text("two", encoding="utf-8")
+    executor.admit(1, _source(1))
+    _kill(executor)
+    time.sleep(0.2)
+    with pytest.raises(Exception, match=r"another one|has ended|died"):
+        executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
+    deadline = time.monotonic() + TIMEOUT
+    while executor.alive and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not executor.alive
+
+
+def test_what_make_raises_is_raised_here(make: Callable[[], Any], process_folder: Path) -> None:
+    (process_folder / "broken").touch()
+    with pytest.raises(BundleError, match="the bundle is broken"):
+        ProcessExecutor(make)
+
+
+def test_a_process_that_does_not_come_up_is_one_sentence(make: Callable[[], Any], process_folder: Path) -> None:
+    (process_folder / "dies").touch()
+    with pytest.raises(BackendFailed, match="did not come up"):
+        ProcessExecutor(make)
+
+
+def test_inputs_are_forgotten_there_too(executor: ProcessExecutor) -> None:
+    for job in range(5):
+        executor.admit(job, _source(job))
+        executor.submit([Slice(job, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
+        executor.forget(job)
+    deadline = time.monotonic() + TIMEOUT
+    while executor._sent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert executor._sent == set()
+
+
+def test_closing_ends_the_process_and_fails_what_comes_after(make: Callable[[], Any]) -> None:
+    executor = ProcessExecutor(make)
+    child = executor._child
+    executor.admit(1, _source(1))
+    executor.close()
+    assert not child.is_alive()
+    assert not executor.alive
+    with pytest.raises(BackendFailed, match="has ended"):
+        executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
