@@ -23,6 +23,7 @@ import certserve
 from certserve import backends, zoo
 from certserve.backends import LoadedExecution
 from certserve.backends.probes import probe_pixels
+from certserve.backends.processor import processor_name
 from certserve.client import AsyncClient
 from certserve.endpoints.models import LoadedModel
 from certserve.noise.keystream import Secret
@@ -42,15 +43,6 @@ COLUMNS = (
     "served_draws_per_second",
     "served_over_bare",
 )
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def bare(execution: LoadedExecution, draws: int) -> float:
@@ -91,7 +83,7 @@ async def measure(loaded: LoadedModel, clients: int, n: int, rounds: int) -> lis
                 loaded.bundle.name,
                 loaded.execution.name,
                 f"{identity['runtime']} {identity['version']}",
-                processor(),
+                processor_name(),
                 identity.get("threads", "1"),
                 clients,
                 n,

@@ -7,7 +7,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cores", "instruction_set", "multiplies_bfloat16", "multiplies_int8"]
+__all__ = ["cores", "instruction_set", "multiplies_bfloat16", "multiplies_int8", "processor_name"]
 
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
 
@@ -36,3 +36,12 @@ def multiplies_bfloat16() -> bool:
 def multiplies_int8() -> bool:
     """Whether the processor has instructions for sums of products of bytes: without them int8 may saturate."""
     return bool({"avx512_vnni", "avx_vnni", "amx_tile", "asimddp", "i8mm"} & set(instruction_set().split("+")))
+
+
+def processor_name() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -24,6 +24,7 @@ _COMMANDS = {
     "quantize": "certserve.cli.quantize:quantize",
     "evaluate": "certserve.cli.evaluate:evaluate",
     "models": "certserve.cli.models:models",
+    "doctor": "certserve.cli.doctor:doctor",
 }
 
 

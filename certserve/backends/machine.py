@@ -1,0 +1,68 @@
+"""What this machine has, in words, for whoever runs it: hardware, runtimes, and what is wrong with them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from pathlib import Path
+
+from certserve.backends.processor import (
+    cores,
+    instruction_set,
+    multiplies_bfloat16,
+    multiplies_int8,
+    processor_name,
+)
+
+__all__ = ["hardware", "runtimes", "warnings"]
+
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+
+
+def hardware() -> dict[str, str]:
+    """The processor and what it multiplies fast, the GPU's driver, the system."""
+    fast = [name for name, has in (("int8", multiplies_int8()), ("bfloat16", multiplies_bfloat16())) if has]
+    driver = Path("/proc/driver/nvidia/version")
+    return {
+        "processor": processor_name(),
+        "instructions": instruction_set(),
+        "cores": str(cores()),
+        "fast in": ", ".join([*fast, "float32"]),
+        "NVIDIA driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.exists() else "none",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def runtimes() -> dict[str, str]:
+    """What is installed, which distribution owns the module onnxruntime, and what that says it can run on."""
+    found = {name: _version(name) for name in ("openvino", "torch", "onnx", "safetensors")}
+    owners = [f"{name} {_version(name)}" for name in _owners()]
+    found["onnxruntime"] = " and ".join(owners) or "not installed"
+    if owners:
+        import onnxruntime
+
+        found["onnxruntime providers"] = ", ".join(onnxruntime.get_available_providers()) + " (built in, not tried)"
+    return found
+
+
+def warnings() -> list[str]:
+    """What should be put right; a sentence each, without its end."""
+    owners = _owners()
+    if len(owners) > 1:
+        return [f"{' and '.join(owners)} own one module, onnxruntime; keep one of them and install it again"]
+    return []
+
+
+def _owners() -> list[str]:
+    return [name for name in _ONNX_RUNTIMES if _version(name) != _ABSENT]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return _ABSENT
+
+
+_ABSENT = "not installed"
