@@ -36,6 +36,7 @@ def train() -> None:
 @click.option("--run", "folder", type=_NEW, help="Log and checkpoint; default: the output's name and .training.")
 @click.option("--labels", help="Class names in order: a file as for `bundle create`, or a,b,c.")
 @click.option("--name", help="The model's name; default: the output's.")
+@click.option("--description", default="", help="A sentence about it.")
 @click.option("--shape", help="channels,height,width that image files are resized and cropped to: 3,64,64.")
 @click.option("--start-from", type=_PATH, help="A bundle to begin with the weights of.")
 @click.option("--sigma", type=float, default=0.25, show_default=True, help="Noise, in units of pixels in [0, 1].")
@@ -62,6 +63,7 @@ def classifier(
     folder: Path | None,
     labels: str | None,
     name: str | None,
+    description: str,
     shape: str | None,
     start_from: Path | None,
     widths: str,
@@ -85,6 +87,7 @@ def classifier(
         folder=folder or output.with_name(output.name + ".training"),
         labels=tuple(read_labels(labels)) if labels else (),
         name=name or output.resolve().name,
+        description=description,
         shape=read_shape(shape),
         start_from=start_from,
         recipe=fill_recipe(widths=_widths(widths), **recipe),

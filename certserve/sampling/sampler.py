@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -37,6 +38,8 @@ class Sampler:
         self._backend = backend
         self._shapes = tuple(shapes)
         self._dimension = math.prod(backend.shape)
+        self._batches = {rows: np.zeros((rows, self._dimension), dtype=np.float32) for rows in self._shapes}
+        self._lock = threading.Lock()  # over the batches, which are written anew each time
 
     @property
     def largest_batch(self) -> int:
@@ -61,9 +64,11 @@ class Sampler:
         while done < total:
             rows = min(total - done, self.largest_batch)
             shape = next(s for s in self._shapes if s >= rows)
-            batch = np.zeros((shape, self._dimension), dtype=np.float32)
-            pieces = _write(pieces, batch[:rows])
-            labels[done : done + rows] = self._argmax(batch)[:rows]
+            with self._lock:
+                batch = self._batches[shape]
+                pieces = _write(pieces, batch[:rows])
+                batch[rows:] = 0.0
+                labels[done : done + rows] = self._argmax(batch)[:rows]
             done += rows
         return np.split(labels, np.cumsum([piece.count for _, piece in work])[:-1])
 

@@ -41,7 +41,8 @@ class Job:
     Attributes:
         paths: the images, as `datasets.read` takes them. shape: what image files are resized and cropped to.
         output: the bundle to make. folder: log, plot, checkpoint and held-out images.
-        labels: class names in order; empty: as the data names them, or else their numbers. name: the model's.
+        labels: class names in order; empty: as the data names them, or else their numbers.
+        name: the model's. description: a sentence about it.
         start_from: a bundle whose weights to begin with. recipe: how it is trained.
     """
 
@@ -50,6 +51,7 @@ class Job:
     folder: Path
     labels: tuple[str, ...]
     name: str
+    description: str
     shape: tuple[int, int, int] | None
     start_from: Path | None
     recipe: Recipe
@@ -97,7 +99,7 @@ def _make(
         name=job.name,
         labels=labels,
         sigma=job.recipe.sigma,
-        description=f"trained with Gaussian noise at sigma {job.recipe.sigma:g}",
+        description=job.description or f"trained with Gaussian noise at sigma {job.recipe.sigma:g}",
         provenance=provenance,
     )
     try:

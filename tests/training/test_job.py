@@ -44,7 +44,7 @@ def asked(archive: Path, recipe: Recipe, tmp_path: Path) -> Asked:
 
     def job_of(**other: Any) -> Job:
         short = dataclasses.replace(recipe, epochs=1)
-        usual = Job((archive,), tmp_path / "made", tmp_path / "run", (), "made", None, None, short)
+        usual = Job((archive,), tmp_path / "made", tmp_path / "run", (), "made", "", None, None, short)
         return dataclasses.replace(usual, **other)
 
     return job_of
