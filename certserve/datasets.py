@@ -64,6 +64,22 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def check(self, shape: tuple[int, int, int], classes: Sequence[str]) -> None:
+        """Return if these are images of `shape`, labelled 0..len(classes) - 1.
+
+        Raises:
+            DatasetError: they are not; the first that is not.
+        """
+        if self.images.shape[1:] != shape:
+            raise DatasetError(f"expected images (channels, height, width) of {shape}, not {self.images.shape[1:]}")
+        outside = np.flatnonzero((self.labels < 0) | (self.labels >= len(classes)))
+        if len(outside):
+            i = int(outside[0])
+            raise DatasetError(
+                f"image {self.idx[i]} has the label {self.labels[i]}, but labels go from 0 to {len(classes) - 1}; "
+                "correct it, or name every class"
+            )
+
     def where(self, chosen: npt.NDArray[np.bool_]) -> Dataset:
         """The images whose entry in `chosen`, (count,), is true."""
         return Dataset(self.images[chosen], self.labels[chosen], self.idx[chosen], self.classes)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.backends.checks import check_rows, fingerprint
-from certserve.backends.choice import ranked
+from certserve.backends.choice import how_to_install, installed, ranked
 from certserve.backends.probes import probe_labels
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BackendFailed, BundleError, ModelRefused
@@ -90,8 +90,8 @@ class LoadedExecution:
 def load(bundle: Bundle, execution: Execution | None = None, *, trust: bool = False) -> LoadedExecution:
     """Load and check one execution of a bundle: the given one, or the one that `certserve.backends.choice` says.
 
-    Where a quantised one is chosen and does not give the labels any more that it was accepted with, the next one is
-    loaded instead, with a warning.
+    Where the chosen one cannot be loaded, or is quantised and no longer gives the labels that it was accepted with,
+    the next one is loaded instead, with a warning.
 
     Args:
         trust: allow executions whose file can run code of its own (runtime "torch-export").
@@ -105,15 +105,11 @@ def load(bundle: Bundle, execution: Execution | None = None, *, trust: bool = Fa
     for chosen in candidates:
         try:
             return _load(bundle, chosen, trust)
-        except _LabelsDiffer as error:
+        except (BundleError, ModelRefused) as error:
             if chosen is candidates[-1]:
-                raise ModelRefused(str(error)) from error
-            _log.warning("%s; another execution serves instead", error)
+                raise
+            _log.warning("%s; another execution than %s serves instead", error, chosen.name)
     raise AssertionError("ranked() names one execution at least")
-
-
-class _LabelsDiffer(Exception):
-    """A quantised execution no longer gives the labels it was accepted with."""
 
 
 def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
@@ -125,6 +121,8 @@ def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
             f"{bundle.path}: {chosen.file} is a program, which can run any code on this machine when it is loaded; "
             "allow it with trust=True (--trust) if you know who made it, or serve another execution"
         )
+    if not installed(chosen):
+        raise BundleError(f"{bundle.path}: {how_to_install([chosen])}")
     backend = _LOADERS[chosen.runtime](bundle, chosen)
     if backend.shape != bundle.shape:
         raise BundleError(f"{bundle.path}: the model takes {backend.shape}, model.toml says {bundle.shape}")
@@ -147,7 +145,7 @@ def _compare_labels(bundle: Bundle, chosen: Execution, labels: tuple[int, ...]) 
     """Refuse a quantised execution that has changed by more than another processor's rounding explains."""
     same = sum(a == b for a, b in zip(labels, chosen.probe_labels, strict=True)) / len(labels)
     if same < _SAME_LABELS:
-        raise _LabelsDiffer(
+        raise ModelRefused(
             f"{bundle.path}: the execution {chosen.name} gives {same:.0%} of the labels of its probes that it was "
             "accepted with; this machine cannot run it as it was meant, or its file is damaged"
         )

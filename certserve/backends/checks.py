@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.backends.probes import probe_pixels
-from certserve.errors import ModelRefused
+from certserve.errors import BackendFailed, ModelRefused
 
-__all__ = ["LADDER", "RowCheck", "check_rows", "fingerprint"]
+__all__ = ["LADDER", "RowCheck", "check_rows", "count_classes", "fingerprint"]
 
 LADDER = (1, 8, 32, 128)
 """Numbers of rows a batch may have: one image never pays for 128 padded rows."""
@@ -63,6 +63,21 @@ def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LAD
         raise ModelRefused("the model's logits are not repeatable to the last bit, whatever the number of rows")
     reference = references[max(steady)]
     return RowCheck(tuple(rows for rows in steady if np.array_equal(references[rows], reference)), reference)
+
+
+def count_classes(backend: _Classifier) -> int:
+    """How many logits a row gets.
+
+    Raises:
+        ModelRefused: the model is no classifier of any number of rows.
+    """
+    try:
+        logits = backend.logits(np.zeros((2, *backend.shape), dtype=np.float32))
+    except BackendFailed as error:
+        raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
+    if logits.ndim != 2 or len(logits) != 2:
+        raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
+    return int(logits.shape[1])
 
 
 def fingerprint(file_digest: str, identity: Mapping[str, str], rows: RowCheck) -> str:

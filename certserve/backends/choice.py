@@ -10,17 +10,23 @@ Whatever the machine has no instructions for comes last; whatever is not install
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from certserve.backends.processor import multiplies_bfloat16, multiplies_int8
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError
 
-__all__ = ["MODULES", "ranked"]
+__all__ = ["how_to_install", "installed", "ranked"]
 
-MODULES = {"openvino": "openvino", "onnx": "onnxruntime", "linear": "numpy", "torch": "torch", "torch-export": "torch"}
-"""The module that each runtime of a bundle needs, the preferred runtime on a CPU first."""
-
+# What each runtime of a bundle needs, a module and the extra that brings it; the preferred runtime on a CPU first.
+_NEEDS = {
+    "openvino": ("openvino", "server"),
+    "onnx": ("onnxruntime", "server"),
+    "linear": ("numpy", "server"),
+    "torch": ("torch", "torch"),
+    "torch-export": ("torch", "torch"),
+}
 _PRECISIONS = ("int8", "bfloat16", "float32", "float64")
 
 
@@ -30,16 +36,28 @@ def ranked(bundle: Bundle) -> list[Execution]:
     Raises:
         BundleError: there is none; what to install.
     """
-    found = [e for e in bundle.executions if importlib.util.find_spec(MODULES.get(e.runtime, "numpy"))]
+    found = [execution for execution in bundle.executions if installed(execution)]
     if not found:
-        needed = ", ".join(sorted({MODULES[execution.runtime] for execution in bundle.executions}))
-        raise BundleError(f"{bundle.path}: needs {needed}, which is not installed; install certserve[server]")
-    cuda = _has_cuda() and any(execution.runtime == "torch" for execution in found)
+        raise BundleError(f"{bundle.path}: {how_to_install(bundle.executions)}")
+    cuda = any(execution.runtime == "torch" for execution in found) and _has_cuda()
     return sorted(found, key=lambda execution: _rank(execution, cuda))
 
 
+def installed(execution: Execution) -> bool:
+    """Whether the runtime is there; true for an unknown one, which the loader refuses."""
+    module, _ = _NEEDS.get(execution.runtime, ("numpy", ""))
+    return importlib.util.find_spec(module) is not None
+
+
+def how_to_install(executions: Sequence[Execution]) -> str:
+    """A sentence that says what any of the executions needs."""
+    modules = sorted({_NEEDS[execution.runtime][0] for execution in executions})
+    extras = sorted({_NEEDS[execution.runtime][1] for execution in executions})
+    return f"needs {' or '.join(modules)}, which is not installed; install certserve[{' or '.join(extras)}]"
+
+
 def _rank(execution: Execution, cuda: bool) -> tuple[bool, bool, int, int]:
-    runtimes, precision = list(MODULES), execution.precision
+    runtimes, precision = list(_NEEDS), execution.precision
     native = {"int8": multiplies_int8, "bfloat16": multiplies_bfloat16}.get(precision, lambda: True)
     elsewhere = cuda and execution.runtime != "torch"
     order = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)

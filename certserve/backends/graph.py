@@ -28,20 +28,32 @@ def refuse_coupled_rows(path: Path) -> None:
     """Return if no node of the graph is known to couple rows.
 
     Raises:
-        BundleError: the file is no ONNX model.
+        BundleError: the file is no ONNX model, or not all of one.
         ModelRefused: a node draws random numbers, normalises by batch statistics, quantises by a scale taken
             from the whole batch, or reduces over the batch axis; the node is named.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's and onnx's exceptions share no base but Exception
         raise BundleError(f"{path}: not a readable ONNX model: {error}") from error
     nodes = [node for body in (model.graph, *model.functions) for node in _nodes(body)]
+    if any(tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model.graph, nodes)):
+        raise BundleError(f"{path}: keeps weights in other files, which no digest covers; create the bundle again")
     known = _Known(_constants(model, nodes), _lengths(model))
     for node in nodes:
         reason = _objection(node, known)
         if reason:
             raise ModelRefused(f"{path}: node {node.name or node.op_type!r} ({node.op_type}) {reason}")
+
+
+def _tensors(graph: Any, nodes: list[Any]) -> Iterator[Any]:
+    """Every stored tensor, those of nested graphs and of attributes included."""
+    yield from graph.initializer
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+            for nested in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from nested.initializer
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,17 @@ def runtimes() -> dict[str, str]:
     owners = [f"{name} {_version(name)}" for name in _owners()]
     found["onnxruntime"] = " and ".join(owners) or "not installed"
     if owners:
+        found["onnxruntime providers"] = _providers()
+    return found
+
+
+def _providers() -> str:
+    try:
         import onnxruntime
 
-        found["onnxruntime providers"] = ", ".join(onnxruntime.get_available_providers()) + " (built in, not tried)"
-    return found
+        return ", ".join(onnxruntime.get_available_providers()) + " (built in, not tried)"
+    except Exception as error:  # a broken installation fails in many ways, and this command is to say how
+        return f"cannot be imported: {error}"
 
 
 def warnings() -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from certserve.backends.checks import count_classes
 from certserve.backends.graph import refuse_coupled_rows
 from certserve.backends.processor import cores, instruction_set
 from certserve.errors import BackendFailed, BundleError, ModelRefused
@@ -43,7 +44,7 @@ class OnnxBackend:
         self._session = session
         self._input, self.shape = _input_of(session, path)
         self._output = session.get_outputs()[0].name
-        self.num_classes = self._count_classes()
+        self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,
@@ -60,15 +61,6 @@ class OnnxBackend:
         except Exception as error:  # as above
             raise BackendFailed(f"ONNX Runtime failed on a batch of {len(pixels)} rows: {error}") from error
         return np.asarray(logits, dtype=np.float32)
-
-    def _count_classes(self) -> int:
-        try:
-            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
-        except BackendFailed as error:
-            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
-        if logits.ndim != 2 or len(logits) != 2:
-            raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
-        return int(logits.shape[1])
 
 
 def _input_of(session: onnxruntime.InferenceSession, path: Path) -> tuple[str, tuple[int, int, int]]:

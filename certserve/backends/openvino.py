@@ -16,6 +16,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino
 
+from certserve.backends.checks import count_classes
 from certserve.backends.graph import refuse_coupled_rows
 from certserve.backends.processor import cores, instruction_set
 from certserve.errors import BackendFailed, BundleError, ModelRefused
@@ -57,7 +58,7 @@ class OpenVinoBackend:
             raise BundleError(f"{path}: OpenVINO cannot read it: {error}") from error
         self._requests: dict[int, Any] = {}
         self._check_input()
-        self.num_classes = self._count_classes()
+        self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             "runtime": "openvino",
             "version": openvino.__version__.partition("-")[0],
@@ -88,12 +89,3 @@ class OpenVinoBackend:
         if len(found) != 1 or found[0].rank != wanted.rank or found[0][0].is_static or not found[0].compatible(wanted):
             expected = f"one input (rows, {', '.join(map(str, self.shape))})"
             raise ModelRefused(f"expected {expected} with free rows, found {[str(shape) for shape in found]}")
-
-    def _count_classes(self) -> int:
-        try:
-            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
-        except BackendFailed as error:
-            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
-        if logits.ndim != 2 or len(logits) != 2:
-            raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
-        return int(logits.shape[1])

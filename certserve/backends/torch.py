@@ -11,19 +11,36 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from certserve.backends.architectures import load
+from certserve.backends.architectures import ResidualNetwork, load
+from certserve.backends.checks import count_classes
 from certserve.backends.processor import instruction_set
-from certserve.errors import BackendFailed, BundleError, ModelRefused
+from certserve.bundle import Bundle
+from certserve.errors import BackendFailed, BundleError
 
-__all__ = ["TorchBackend"]
+__all__ = ["TorchBackend", "differentiable"]
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def differentiable(bundle: Bundle) -> ResidualNetwork:
+    """The bundle's network in float32, on the CPU, in evaluation mode: what attacks and training take gradients of.
+
+    Raises:
+        BundleError: the bundle has no weights for torch.
+    """
+    for execution in bundle.executions:
+        if execution.runtime == "torch":
+            return load(bundle.file(execution.file))
+    raise BundleError(
+        f"{bundle.path} has no weights for torch (a .safetensors file), so it has no gradients; a bundle made by "
+        "`certserve train` has them"
+    )
 
 
 class TorchBackend:
     """A classifier that takes noisy [0, 1] pixels, float32 (rows, channels, height, width).
 
-    On CUDA the kernels are deterministic ones, and float32 is not shortened to TF32.
+    On CUDA the convolutions' kernels are deterministic ones, and their float32 is not shortened to TF32.
 
     Args:
         function: from pixels on `device`, in the memory format channels_last, to logits (rows, classes).
@@ -34,7 +51,7 @@ class TorchBackend:
         self, function: Callable[[Tensor], Tensor], shape: tuple[int, int, int], precision: str, device: torch.device
     ) -> None:
         self._function, self._device, self.shape = function, device, shape
-        self.num_classes = self._count_classes()
+        self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             "runtime": "torch",
             "version": torch.__version__,
@@ -84,15 +101,6 @@ class TorchBackend:
                 return self._function(rows).float().cpu().numpy()
         except Exception as error:  # what a program may raise has no base but Exception
             raise BackendFailed(f"torch failed on a batch of {len(pixels)} rows: {error}") from error
-
-    def _count_classes(self) -> int:
-        try:
-            logits = self.logits(np.zeros((2, *self.shape), dtype=np.float32))
-        except BackendFailed as error:
-            raise ModelRefused(f"the model does not run on two rows at once: {error}") from error
-        if logits.ndim != 2 or len(logits) != 2:
-            raise ModelRefused(f"expected logits of shape (rows, classes); two rows gave {logits.shape}")
-        return int(logits.shape[1])
 
 
 def _default_device() -> torch.device:

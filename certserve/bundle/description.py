@@ -43,9 +43,8 @@ class Execution:
 
 def onnx_executions(file: str, precision: str) -> tuple[Execution, ...]:
     """The ways of running an ONNX file, whose weights are of the given precision."""
-    openvino = [Execution(precision, file, "openvino", precision)]
-    if precision == "float32":
-        openvino.append(Execution("bfloat16", file, "openvino", "bfloat16"))
+    by_openvino = {"float32": ("float32", "bfloat16"), "int8": ("int8",)}.get(precision, ())
+    openvino = (Execution(name, file, "openvino", name) for name in by_openvino)
     return (*openvino, Execution(f"onnxruntime-{precision}", file, "onnx", precision))
 
 

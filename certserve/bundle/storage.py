@@ -92,28 +92,34 @@ def extend(
 ) -> Bundle:
     """Add executions to a bundle, in front of its others, with their files; what has the same name is replaced.
 
-    The directory is replaced by a new one when that is complete.
+    A complete new directory, with whatever else was in the old one, takes the old one's place.
 
     Raises:
         BundleError: as `read` and `write`.
     """
     old = read(path)
+    target = path.resolve()
     names = {execution.name for execution in executions}
-    kept = {name: (path / name).read_bytes() for name in old.digests}
-    contents = {**kept, **files}
     used = [*executions, *(execution for execution in old.executions if execution.name not in names)]
-    digests = {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+    digests = {**old.digests, **{name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}}
     new = dataclasses.replace(old, executions=tuple(used), digests=digests, provenance={**old.provenance, **provenance})
     manifest = render(new)
     interpret(manifest, path)
-    aside = path.resolve().with_name(f".{path.resolve().name}.{secrets.token_hex(8)}")
-    path.resolve().rename(aside)
+    staging, aside = (target.with_name(f".{target.name}.{secrets.token_hex(8)}") for _ in range(2))
     try:
-        _store(path, {**contents, MANIFEST: manifest})
-    except BaseException:
-        aside.rename(path.resolve())
-        raise
-    shutil.rmtree(aside)
+        if target == Path.cwd():
+            raise BundleError(f"{path} is the current directory; go to another one first")
+        shutil.copytree(target, staging)
+        for name, contents in {**files, MANIFEST: manifest}.items():
+            (staging / name).write_bytes(contents)
+        read(staging)
+        target.rename(aside)
+        staging.rename(target)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written ({error.strerror}); nothing was changed") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
     return read(path)
 
 

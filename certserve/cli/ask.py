@@ -38,7 +38,7 @@ _ASKING = (
         type=click.Choice([arithmetic.value for arithmetic in Arithmetic]),
         help="In which arithmetic noise is added; default: grid.",
     ),
-    click.option("--execution", help="Which of a bundle's executions, by name; default: the fastest."),
+    click.option("--execution", help="Which of a bundle's executions, by name; default: see `certserve doctor`."),
     click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export)."),
     click.option(
         "--secret-file", type=click.Path(exists=True, dir_okay=False), help="64 hex digits that key the noise."

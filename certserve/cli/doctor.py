@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
+from certserve.errors import BundleError
 
 __all__ = ["doctor"]
 
@@ -45,7 +46,10 @@ def _executions(name: str) -> list[str]:
     from certserve.backends.choice import ranked
     from certserve.zoo import path_of
 
-    return [f"{e.name} ({e.runtime}, {e.precision})" for e in ranked(bundle.read(path_of(name)))]
+    try:
+        return [f"{e.name} ({e.runtime}, {e.precision})" for e in ranked(bundle.read(path_of(name)))]
+    except BundleError as error:
+        return [str(error)]
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def evaluate() -> None:
 @click.option("--data", "paths", multiple=True, required=True, type=_PATH, help="Where the images are; repeatable.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The table to write or resume.")
 @click.option("--model", help="A bundle's directory or a packaged model's name.")
-@click.option("--execution", help="Which of the bundle's executions, by name; default: the fastest.")
+@click.option("--execution", help="Which of the bundle's executions, by name; default: see `certserve doctor`.")
 @click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export).")
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Which part.")
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Only idx divisible by this.")
@@ -138,6 +138,7 @@ def _read(model: LocalModel, paths: Sequence[Path], split: str, every: int) -> D
     channels, height, width = info.shape
     geometry = Geometry(channels, height, width, info.colour, info.resize or None)
     data = datasets.read(paths, split=split, geometry=geometry, classes=info.labels)
+    data.check((channels, height, width), info.labels)
     return data.where(data.idx % every == 0)
 
 

@@ -23,8 +23,8 @@ def quantize(bundle: Path, paths: tuple[Path, ...], split: str, as_json: bool) -
     """Give a bundle an int8 execution, which then serves where the processor multiplies bytes.
 
     Quantisation is static, per channel, calibrated on noisy copies of up to 640 images. The int8 classifier is
-    compared with the float one on the same noisy copies of others, and refused if it certifies less. Give images
-    that the model was not trained on, or some of those it was: labels are needed for the comparison.
+    compared with the float one on the same noisy copies of others, and refused if it certifies over 3 points less.
+    Give images that the model was not trained on, or some of those it was: labels are needed for the comparison.
 
     \b
     Example: certserve quantize my-bundle --data my-bundle.training/held_out.npz

@@ -27,7 +27,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--token-file", type=_FILE, help="A file with the bearer token that callers must send.")
 @click.option("--secret-file", type=_FILE, help="64 hex digits that key the noise; default: fresh at every start.")
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
-@click.option("--execution", help="Which of the bundles' executions, by name; default: the fastest.")
+@click.option("--execution", help="Which of the bundles' executions, by name; default: see `certserve doctor`.")
 @click.option("--isolate", is_flag=True, default=None, help="Run each model in a process of its own.")
 @click.option("--trust", is_flag=True, default=None, help="Allow bundles whose file can run code (torch.export).")
 @json_option

@@ -42,7 +42,8 @@ class LoadedModel:
         Args:
             execution: by name; default: as `certserve.backends.choice` says.
             trust: allow files that can run code of their own.
-            isolate: load and run it in a process of its own; it then serves once.
+            isolate: load and run it in a process of its own; it then serves once, and a bundle that is replaced
+                on disk meanwhile is not taken up.
 
         Raises:
             BundleError: the bundle is incomplete, damaged or not understood, or needs trust.
@@ -57,6 +58,7 @@ class LoadedModel:
         if isolate:
             process = ProcessExecutor(partial(_sampler, path, execution, trust))
             assert isinstance(process.known, ExecutionFacts)
+            process.make_again_by(partial(_sampler, path, process.known.name, trust))
             return cls(found, process.known, lambda device: process)
         sampler, facts = _sampler(path, execution, trust)
         return cls(found, facts, lambda device: ThreadExecutor(sampler, device))

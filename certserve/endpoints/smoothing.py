@@ -77,7 +77,8 @@ class SmoothingEndpoints:
             timeout: seconds after which to give up; None: never.
 
         Raises:
-            InvalidRequest, ModelNotFound, Overloaded, DeadlineExceeded, BackendFailed: see `certserve.errors`.
+            InvalidRequest, ModelNotFound, Infeasible, Overloaded, DeadlineExceeded, BackendFailed, Unavailable: see
+                `certserve.errors`.
         """
         model = self._models.get(request.model)
         checks = Checks(model, self._limits, request.malformed)
@@ -130,7 +131,7 @@ class SmoothingEndpoints:
         on_progress: Progress | None,
     ) -> Outcome:
         total = question.plan.n0 + question.plan.n
-        question.model.engine.check_admission(total, timeout)
+        question.model.engine.check_admission(question.plan.n, question.plan.n0, timeout)
         try:
             async with asyncio.timeout(timeout):
                 pixels = await self._decode(question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -45,11 +46,15 @@ def secret_of(table: Path) -> Secret:
         ValueError: the file holds something else. OSError: it cannot be read or made.
     """
     kept = table.with_name(table.name + ".secret")
+    fresh = kept.with_name(f"{kept.name}.{os.urandom(8).hex()}")
     if not kept.exists():
-        fresh = kept.with_name(f"{kept.name}.{os.getpid()}")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="ascii") as file:
             file.write(os.urandom(32).hex() + "\n")
-        fresh.replace(kept)  # all of it or nothing
+        with contextlib.suppress(FileExistsError):  # another run was faster, and its secret counts
+            os.link(fresh, kept)
+        fresh.unlink()
+    kept.chmod(0o600)
     return Secret.from_file(kept)
 
 

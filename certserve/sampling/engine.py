@@ -32,7 +32,8 @@ Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 2
-_SHORTEST_WAIT = 0.1  # seconds; what is estimated is no finer
+_MEMORY_SECONDS = 10.0
+_SHORTEST_WAIT = 0.1  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,15 @@ class _Running:
 
 
 class _Pace:
-    """Draws a second while the device is busy with full batches: a moving average, and the best of late."""
+    """Draws a second while the device is busy with full batches: a moving average, and the best of late.
+
+    What was measured long ago is forgotten: a device that was slow for a while must not be taken to be so for ever.
+    """
 
     def __init__(self, full_batch: int) -> None:
         self._full_batch = full_batch
         self._since = 0.0
+        self._measured = 0.0
         self.rate = 0.0
         self.best = 0.0
 
@@ -77,10 +82,16 @@ class _Pace:
         if draws == self._full_batch:
             self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
             self.best = max(self.rate, 0.999 * self.best)
+            self._measured = now
+
+    def forget_old(self, now: float) -> None:
+        """Forget a pace that nothing has confirmed of late."""
+        if now - self._measured > _MEMORY_SECONDS:
+            self.rate = self.best = 0.0
 
     def seconds_for(self, draws: int) -> float:
         """How long `draws` take at this pace, at least a tenth of a second; one second where nothing is known."""
-        return max(draws / self.rate, 0.1) if self.rate else 1.0
+        return max(draws / self.rate, _SHORTEST_WAIT) if self.rate else 1.0
 
 
 class Engine:
@@ -123,15 +134,16 @@ class Engine:
         """Draws not yet handed to the executor."""
         return self._scheduler.waiting
 
-    def check_admission(self, draws: int, seconds: float | None = None) -> None:
-        """Return if a job of so many draws may be queued now, and can be through in so many seconds.
+    def check_admission(self, n: int, n0: int = 0, seconds: float | None = None) -> None:
+        """Return if a job of n0 + n draws may be queued now, and can be through in so many seconds.
 
-        The times are those that full batches have taken of late; before any has run, all jobs are taken to be fast.
+        The times are those that full batches have taken of late; where none has run, all jobs are taken to be fast.
 
         Raises:
             Infeasible: not even when nothing else is waiting.
             Overloaded: too many draws wait. Unavailable: the engine has stopped.
         """
+        draws = n0 + n
         if not self.alive:
             raise Unavailable("The sampling engine has stopped.")
         if draws > self._largest_queue:
@@ -139,18 +151,20 @@ class Engine:
         if self.waiting + draws > self._largest_queue or len(self._running) >= self._largest_jobs:
             wait = self._pace.seconds_for(self.waiting)
             raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=wait)
+        self._pace.forget_old(self._clock())
         if seconds is not None and self._pace.rate:
-            self._check_time(draws, seconds)
+            self._check_time(n, n0, seconds)
 
-    def _check_time(self, draws: int, seconds: float) -> None:
-        fit = int(self._pace.best * seconds)
-        if draws > fit:
+    def _check_time(self, n: int, n0: int, seconds: float) -> None:
+        fit = int(self._pace.best * seconds) - n0
+        if n > fit:
             raise Infeasible(
-                f"{draws} draws do not fit into the {seconds:.3g} s that the deadline leaves, even when this server is "
-                f"idle; about {fit} do: ask for fewer, or allow more time."
+                f"n = {n} does not fit into the {seconds:.3g} s that the deadline leaves, even when this server is "
+                f"idle; about {max(fit, 0)} does: ask for fewer draws, or allow more time."
             )
-        needed = self._pace.seconds_for(draws + self._scheduler.ahead_of(draws))
-        if needed > max(seconds, _SHORTEST_WAIT):
+        ahead = self._scheduler.ahead_of(n0 + n)
+        needed = self._pace.seconds_for(n0 + n + ahead)
+        if ahead and needed > seconds:
             raise Overloaded(
                 f"Other requests are ahead: this one would take about {needed:.1f} s, and the deadline leaves "
                 f"{seconds:.3g} s; try again later.",
@@ -165,7 +179,7 @@ class Engine:
             BackendFailed: the model failed on this job's draws, twice.
             Unavailable: the engine is closed. InternalError: the engine's loop failed.
         """
-        self.check_admission(job.n0 + job.looks[-1])
+        self.check_admission(job.looks[-1], job.n0)
         number = next(self._numbers)
         running = _Running(job, asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
         self._running[number] = running

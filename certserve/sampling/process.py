@@ -2,8 +2,9 @@
 
     parent: submit -> pipe -> child: sampler -> pipe -> parent: futures
 
-The child is started again when it dies. The batch it was running fails, to be retried by the engine; batches that it
-had not begun are handed to the new one, so an input that kills it cannot spoil its neighbours.
+The child is started again when it dies, and given up when it does not come up any more. The batch it was running
+fails, to be retried by the engine; batches that it had not begun are handed to the new one, so an input that kills it
+cannot spoil its neighbours. No caller waits for the pipe: a thread writes to it, another reads.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 import numpy.typing as npt
 
-from certserve.errors import BackendFailed, CertserveError, InternalError
+from certserve.errors import BackendFailed, CertserveError
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
@@ -34,6 +37,7 @@ Labels = list[npt.NDArray[np.uint16]]
 _log = logging.getLogger(__name__)
 _START_SECONDS = 300.0
 _END_SECONDS = 5.0
+_WAITS_SECONDS = (0.5, 2.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,9 @@ class ProcessExecutor:
         self._sent: set[int] = set()  # jobs whose input the child has
         self._lock = threading.Lock()
         self._closed = False
+        self._outbox: queue.SimpleQueue[tuple[Connection, object] | None] = queue.SimpleQueue()
         self._child, self._pipe, self._facts = self._start()
+        threading.Thread(target=self._write, name="certserve-process-writer", daemon=True).start()
         self._reader = threading.Thread(target=self._read, name="certserve-process-executor", daemon=True)
         self._reader.start()
 
@@ -95,6 +101,10 @@ class ProcessExecutor:
     def pid(self) -> int | None:
         """The child's process id."""
         return self._child.pid
+
+    def make_again_by(self, make: Callable[[], tuple[Sampler, object]]) -> None:
+        """Make the sampler in this way when the child is started again."""
+        self._make = make
 
     def admit(self, job: int, source: DrawSource) -> None:
         with self._lock:
@@ -128,7 +138,7 @@ class ProcessExecutor:
         if self._child.is_alive():
             self._child.kill()
         self._reader.join(_END_SECONDS)
-        self._pipe.close()
+        self._outbox.put(None)
 
     def _start(self) -> tuple[BaseProcess, Connection, _Facts]:
         context = multiprocessing.get_context("spawn")
@@ -176,21 +186,32 @@ class ProcessExecutor:
         if not closed:
             _log.warning("the process that runs the model died (exit code %s)", self._child.exitcode)
         try:
-            if closed:
-                raise BackendFailed("The process that runs the model has ended.")
-            child, pipe, facts = self._start()
-            if facts != self._facts:
-                child.kill()
-                raise InternalError("The model is another one since its process was started again.")
-        except Exception as error:
+            child, pipe, facts = self._start_again()
+        except CertserveError as error:
             self._give_up(error)
             return False
         with self._lock:
-            self._pipe.close()
-            self._child, self._pipe, self._sent = child, pipe, set()
-            for pending in self._pending:
-                self._hand_over(pending)
-        return True
+            if not self._closed and facts == self._facts:
+                self._child, self._pipe, self._sent = child, pipe, set()
+                for pending in self._pending:
+                    self._hand_over(pending)
+                return True
+        child.kill()
+        pipe.close()
+        self._give_up(BackendFailed("The process of this model has ended, or came up as another one."))
+        return False
+
+    def _start_again(self) -> tuple[BaseProcess, Connection, _Facts]:
+        """A new child; patient with one that does not come up at once."""
+        for wait in _WAITS_SECONDS:
+            if self._closed:
+                break
+            try:
+                return self._start()
+            except CertserveError as error:
+                _log.warning("the process that runs the model did not come up again: %s", error)
+            time.sleep(wait)
+        raise BackendFailed("The process of this model has ended.")
 
     def _give_up(self, error: Exception) -> None:
         with self._lock:
@@ -213,8 +234,14 @@ class ProcessExecutor:
                 self._send(("forget", job))
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it died: the reader hears of it, and hands over again
-            self._pipe.send(message)
+        self._outbox.put((self._pipe, message))
+
+    def _write(self) -> None:
+        """Write to the pipes, in order; what was for a child that died is dropped."""
+        while (letter := self._outbox.get()) is not None:
+            pipe, message = letter
+            with contextlib.suppress(OSError, ValueError):  # it died: the reader hears of it, and hands over again
+                pipe.send(message)
 
 
 def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None:

@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Address:
     """[server]: where to listen; how long calls in progress may take to finish at the end, in seconds; the execution
-    that every model runs (empty: the fastest of each), and whether each runs in a process of its own.
+    that every model runs (empty: as `certserve doctor` says), and whether each runs in a process of its own.
     """
 
     host: str = "127.0.0.1"

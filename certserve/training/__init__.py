@@ -1,1 +1,1 @@
-"""Training of the base classifiers that the packaged zoo carries."""
+"""Base classifiers for Gaussian smoothing: trained with noise, quantised, made into bundles."""

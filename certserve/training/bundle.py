@@ -1,16 +1,17 @@
-"""A trained network -> a bundle: the same weights for ONNX Runtime, which serves, and for torch, with gradients."""
+"""A trained network -> a bundle: the same weights as ONNX, which serves, and for torch, which has gradients."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from certserve import bundle
 from certserve.backends.architectures import ResidualNetwork, save
+from certserve.backends.onnx import OnnxBackend
 from certserve.backends.probes import probe_pixels
 from certserve.bundle import Bundle, Defaults, Execution, onnx_executions
 from certserve.training.export import to_onnx
@@ -72,6 +73,8 @@ def make_bundle(
 def logit_difference(network: ResidualNetwork, graph: bytes, sigma: float) -> float:
     """How far an ONNX file's logits are from the network's, at most, on fixed noisy inputs."""
     pixels = probe_pixels(network.description.shape, _PROBES, sigma)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"input": pixels})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(graph)
+        logits = OnnxBackend(path, "float32").logits(pixels)
     return float(np.abs(logits - network(torch.from_numpy(pixels)).numpy()).max())

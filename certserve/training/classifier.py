@@ -74,14 +74,11 @@ def train(
     place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     with _reproducible(recipe.threads):
-        identity = _identity(data, held_out, architecture, recipe, start)
+        identity = _identity(data, held_out, architecture, recipe, start) | {"device": place.type}
         run = _Run(architecture, recipe, start, place, Examples.of(data, place), Examples.of(held_out, place))
         saved = checkpoint.read(folder / "checkpoint.pt")
         if saved is not None:
-            if saved["identity"] != identity:
-                raise RecipeError(
-                    f"{folder}: holds a run of another recipe, network or data; name another, or remove it"
-                )
+            _check_identity(saved.get("identity"), identity, folder)
             run.restore(saved)
         run.finish(folder, identity, on_progress)
         return run.average.to(device="cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
@@ -117,7 +114,7 @@ class _Run:
         self.step, self.total, self.seconds = saved["step"], saved["total"], saved["seconds"]
         self.epochs = [Epoch(**epoch) for epoch in saved["epochs"]]
 
-    def _state(self, identity: str) -> dict[str, Any]:
+    def _state(self, identity: dict[str, str]) -> dict[str, Any]:
         return {
             "identity": identity,
             "network": self.network.state_dict(),
@@ -129,7 +126,7 @@ class _Run:
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
-    def finish(self, folder: Path, identity: str, on_progress: OnProgress | None) -> None:
+    def finish(self, folder: Path, identity: dict[str, str], on_progress: OnProgress | None) -> None:
         """Take the steps that are left."""
         began = time.monotonic() - self.seconds
         saved_at = time.monotonic()
@@ -215,10 +212,22 @@ def _follow(average: ResidualNetwork, network: ResidualNetwork, decay: float) ->
 
 def _identity(
     data: Dataset, held_out: Dataset, architecture: Residual, recipe: Recipe, start: ResidualNetwork | None
-) -> str:
-    """All that the result depends on, in words; two runs of one identity are the same run."""
-    weights = "" if start is None else hashlib.sha256(save(start)).hexdigest()
-    return "|".join([repr(recipe), repr(architecture), digest(data), digest(held_out), weights])
+) -> dict[str, str]:
+    """What a run is of; on the same kind of machine, two runs of one identity give the same weights."""
+    return {
+        **{f"recipe's {name}": repr(value) for name, value in asdict(recipe).items()},
+        "network": repr(architecture),
+        "training images": digest(data),
+        "held-out images": digest(held_out),
+        "first weights": "" if start is None else hashlib.sha256(save(start)).hexdigest(),
+    }
+
+
+def _check_identity(saved: object, asked: Mapping[str, str], folder: Path) -> None:
+    known = saved if isinstance(saved, dict) else {}
+    others = [name for name, value in asked.items() if known.get(name) != value]
+    if others:
+        raise RecipeError(f"{folder}: holds a run with another {', '.join(others)}; name another folder, or remove it")
 
 
 @contextmanager

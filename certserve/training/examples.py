@@ -36,20 +36,15 @@ class Examples:
 
 
 def split(data: Dataset, labels: Sequence[str], recipe: Recipe) -> tuple[Dataset, Dataset]:
-    """The images that are trained on, and those held out: the recipe's share of each class, 5,000 in all at most.
+    """The images that are trained on, and those held out: a share of each class, about 5,000 in all at most.
 
     Raises:
         DatasetError: a label is out of range, or a class has too few images for both parts.
     """
     if not len(data):
         raise DatasetError("expected images to train on, but there are none")
-    outside = np.flatnonzero((data.labels < 0) | (data.labels >= len(labels)))
-    if len(outside):
-        i = int(outside[0])
-        raise DatasetError(
-            f"image {data.idx[i]} has the label {data.labels[i]}, but labels go from 0 to {len(labels) - 1}; "
-            "correct it, or name every class with --labels"
-        )
+    channels, height, width = data.images.shape[1:]
+    data.check((channels, height, width), labels)
     share = min(recipe.held_out, _LARGEST_HELD_OUT / len(data))
     random = np.random.Generator(np.random.PCG64(recipe.seed_of("split")))
     held_out = np.zeros(len(data), dtype=bool)

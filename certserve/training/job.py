@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -15,11 +16,12 @@ import torch
 
 from certserve import bundle as bundles
 from certserve import datasets
-from certserve.backends.architectures import Residual, ResidualNetwork, Stage, load
+from certserve.backends.architectures import Residual, ResidualNetwork, Stage, save
 from certserve.backends.processor import cores, instruction_set, multiplies_bfloat16
+from certserve.backends.torch import differentiable
 from certserve.bundle import Bundle
 from certserve.datasets import Dataset, DatasetError
-from certserve.errors import BundleError
+from certserve.errors import BundleError, CertserveError
 from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA
 from certserve.training import log
@@ -104,7 +106,7 @@ def _make(
     )
     try:
         add_int8(staging, held_out)
-    except RecipeError as error:
+    except (RecipeError, CertserveError) as error:
         _log.warning("no int8 execution was made: %s", error)
     staging.rename(job.output)
     return bundles.read(job.output)
@@ -166,7 +168,7 @@ def _start(job: Job, data: Dataset, labels: tuple[str, ...]) -> ResidualNetwork 
     """The network to begin with, if it is one for these images and classes."""
     if job.start_from is None:
         return None
-    network = load(_weights_of(job.start_from))
+    network = differentiable(bundles.read(job.start_from))
     if network.description.shape != data.images.shape[1:] or network.description.classes != len(labels):
         raise RecipeError(
             f"{job.start_from} is a model of {network.description.classes} classes and images of "
@@ -175,16 +177,7 @@ def _start(job: Job, data: Dataset, labels: tuple[str, ...]) -> ResidualNetwork 
     return network
 
 
-def _weights_of(path: Path) -> Path:
-    found = bundles.read(path)
-    for execution in found.executions:
-        if execution.runtime == "torch":
-            return found.file(execution.file)
-    raise BundleError(f"{path} holds no weights for torch (a .safetensors file) that training could begin with")
-
-
 def _digest_of_start(job: Job) -> str:
     if job.start_from is None:
         return "random weights"
-    weights = _weights_of(job.start_from)
-    return f"{weights.name}, SHA-256 {bundles.read(job.start_from).digests[weights.name]}"
+    return f"weights with SHA-256 {hashlib.sha256(save(differentiable(bundles.read(job.start_from)))).hexdigest()}"

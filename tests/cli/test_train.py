@@ -292,7 +292,7 @@ def test_another_recipe_in_the_folder_of_a_run_is_refused(
 ) -> None:
     folder = trained[0].with_name("sky.training")
     said = only_sentence(train(photos, "--run", folder, "--seed", 1), 1)
-    assert said == f"{folder}: holds a run of another recipe, network or data; name another, or remove it"
+    assert said == f"{folder}: holds a run with another recipe's seed; name another folder, or remove it"
 
 
 @pytest.mark.parametrize(

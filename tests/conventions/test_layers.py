@@ -51,6 +51,7 @@ def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sampling/scheduler.py", "import time", "The scheduler is bookkeeping only"),
         ("endpoints/smoothing.py", "import grpc", "Nothing below the wire speaks gRPC"),
         ("cli/serve.py", "def late() -> None:\n    import onnxruntime", "Runtimes are imported in backends only"),
+        ("training/loss.py", "import onnxruntime", "Training needs torch, and serves nothing"),
         ("cli/serve.py", "import certserve.v1.certserve_pb2", "Generated code is touched at the edge only"),
     ],
 )

@@ -226,7 +226,7 @@ def test_a_secret_is_there_as_a_whole_or_not_at_all(table: Path, monkeypatch: py
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.replace", fail)
+        patch.setattr("os.link", fail)
         with pytest.raises(OSError, match="killed"):
             secret_of(table)
     assert not table.with_name("table.tsv.secret").exists()

@@ -32,6 +32,10 @@ class Clock:
         self.now += SECONDS_A_BATCH
         batch.answer()
 
+    def slow(self, batch: Submitted) -> None:
+        self.now += 3 * SECONDS_A_BATCH
+        batch.answer()
+
 
 def _on(bench: Bench, scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]]) -> None:
     async def main() -> None:
@@ -54,7 +58,7 @@ async def _known_pace(engine: Engine, bench: Bench, executor: ScriptedExecutor, 
 
 def test_before_anything_has_run_nothing_is_refused(bench: Bench) -> None:
     async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
-        engine.check_admission(1_000_000, 0.001)
+        engine.check_admission(1_000_000, seconds=0.001)
 
     _on(bench, scenario)
 
@@ -62,10 +66,10 @@ def test_before_anything_has_run_nothing_is_refused(bench: Bench) -> None:
 def test_what_does_not_fit_even_alone_is_infeasible_and_the_largest_that_fits_is_named(bench: Bench) -> None:
     async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
         await _known_pace(engine, bench, executor, clock)
-        engine.check_admission(640, 10.0)
-        with pytest.raises(Infeasible, match=r"641 draws do not fit into the 10 s .* about 640 do"):
-            engine.check_admission(641, 10.0)
-        engine.check_admission(641, None)
+        engine.check_admission(600, 40, seconds=10.0)
+        with pytest.raises(Infeasible, match=r"n = 601 does not fit into the 10 s .* about 600 does"):
+            engine.check_admission(601, 40, seconds=10.0)
+        engine.check_admission(601, 40)
 
     _on(bench, scenario)
 
@@ -75,12 +79,29 @@ def test_what_waits_too_long_behind_others_is_overload_with_a_hint(bench: Bench)
         await _known_pace(engine, bench, executor, clock)
         task = asyncio.create_task(engine.run(bench.job(2, 0, (320 + 2 * BATCH,))))
         await executor.settle()  # two batches are with the executor, 320 draws wait
-        engine.check_admission(160, 5.1)  # 160 of the other's draws run meanwhile
+        engine.check_admission(160, seconds=5.1)  # 160 of the other's draws run meanwhile
         with pytest.raises(Overloaded, match=r"about 5\.0 s, and the deadline leaves 4\.5 s") as refusal:
-            engine.check_admission(160, 4.5)
+            engine.check_admission(160, seconds=4.5)
         assert refusal.value.retry_after == pytest.approx(0.5, rel=1e-6)
         await executor.finish(clock.answer)
         await task
+
+    _on(bench, scenario)
+
+
+def test_an_idle_engine_refuses_nothing_for_its_load_and_forgets_a_slow_spell(bench: Bench) -> None:
+    """What was slow once is asked again: refused requests measure nothing, so they could never be let in."""
+
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        await _known_pace(engine, bench, executor, clock)
+        clock.answer = clock.slow  # type: ignore[method-assign]
+        await _known_pace(engine, bench, executor, clock)
+        assert engine.waiting == 0
+        engine.check_admission(600, seconds=9.5)  # by the average it would take 15 s, but nothing is ahead
+        with pytest.raises(Infeasible):
+            engine.check_admission(6_000, seconds=9.5)
+        clock.now += 11.0
+        engine.check_admission(6_000, seconds=9.5)
 
     _on(bench, scenario)
 
@@ -94,7 +115,7 @@ def test_small_batches_do_not_count_as_the_pace(bench: Bench) -> None:
             task = asyncio.create_task(engine.run(bench.job(seed, 0, (3,))))
             await executor.finish(clock.answer)
             await task
-        engine.check_admission(640, 10.0)
+        engine.check_admission(600, 40, seconds=10.0)
 
     _on(bench, scenario)
 

@@ -51,6 +51,7 @@ def test_a_process_that_stays_dead_is_told_by_the_health_service(
         raise errors.BackendFailed("no process")
 
     monkeypatch.setattr(type(_child(isolated)), "_start", no_start)
+    monkeypatch.setattr("certserve.sampling.process._WAITS_SECONDS", (0.01, 0.01))
     os.kill(_child(isolated).pid, signal.SIGKILL)
     with grpc.insecure_channel(isolated.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)

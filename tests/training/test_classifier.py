@@ -26,7 +26,7 @@ Run: TypeAlias = Callable[..., ResidualNetwork]
 
 NETWORK = Residual((1, 8, 8), 2, (0.5,), (0.4,), 1, (Stage(4, 1), Stage(6, 1)))
 STEPS = 9
-FOLDER_IS_OF_ANOTHER = "holds a run of another recipe, network or data"
+FOLDER_IS_OF_ANOTHER = "holds a run with another "
 
 
 class Interrupted(Exception):

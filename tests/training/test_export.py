@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from certserve import backends, bundle  # noqa: E402 (after the checks that these are there)
 from certserve.backends.architectures import Residual, ResidualNetwork, Stage, load  # noqa: E402
-from certserve.backends.choice import MODULES  # noqa: E402
+from certserve.backends.choice import installed  # noqa: E402
 from certserve.backends.probes import probe_pixels  # noqa: E402
 from certserve.bundle import Bundle, Defaults  # noqa: E402
 from certserve.errors import BundleError  # noqa: E402
@@ -99,7 +98,7 @@ def test_every_execution_loads_and_gives_the_networks_labels(network: Network, m
         expected = network(GREY)(torch.from_numpy(pixels)).numpy()
     ran = set()
     for execution in made.executions:
-        if importlib.util.find_spec(MODULES[execution.runtime]):
+        if installed(execution):
             logits = backends.load(made, execution).backend.logits(pixels)
             allowed = 1e-4 if execution.precision == "float32" else 0.05
             assert np.abs(logits - expected).max() < allowed, execution

@@ -162,7 +162,7 @@ class TestRefusedBeforeTheWork:
             labels=("a", "b"),
             sigmas=(0.25,),
         )
-        with pytest.raises(BundleError, match="linear holds no weights for torch"):
+        with pytest.raises(BundleError, match="linear has no weights for torch"):
             run(asked(start_from=linear))
 
 
@@ -177,7 +177,7 @@ def test_a_job_begins_with_the_weights_of_another(asked: Asked, tmp_path: Path) 
         return [weight.detach().numpy().tobytes() for weight in load(made.file("model.safetensors")).parameters()]
 
     assert weights(second) == weights(first)
-    assert second.provenance["started_from"] == f"model.safetensors, SHA-256 {first.digests['model.safetensors']}"
+    assert second.provenance["started_from"] == f"weights with SHA-256 {first.digests['model.safetensors']}"
 
 
 @pytest.mark.parametrize("differing", ["classes", "shape"])
