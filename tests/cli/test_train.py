@@ -273,7 +273,7 @@ def test_a_run_begins_with_the_weights_of_a_bundle(
     assert result.exit_code == 0, result.output
     digest = bundles.read(trained[0]).digests["model.safetensors"]
     provenance = json.loads(result.stdout)["provenance"]
-    assert provenance["started_from"] == f"model.safetensors, SHA-256 {digest}"
+    assert provenance["started_from"] == f"weights with SHA-256 {digest}"
     assert float(provenance["held_out_accuracy_under_noise"]) > 0.8
 
 
@@ -292,7 +292,9 @@ def test_another_recipe_in_the_folder_of_a_run_is_refused(
 ) -> None:
     folder = trained[0].with_name("sky.training")
     said = only_sentence(train(photos, "--run", folder, "--seed", 1), 1)
-    assert said == f"{folder}: holds a run with another recipe's seed; name another folder, or remove it"
+    assert said.startswith(f"{folder}: holds a run with another recipe's ")
+    assert "recipe's seed" in said
+    assert said.endswith("; name another folder, or remove it")
 
 
 @pytest.mark.parametrize(
