@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def certify(
     if plot:
         from certserve.evaluation.plots import plot_certified_accuracy
 
-        plot_certified_accuracy({names[output]: rows, **tables}, plot)
+        plot_certified_accuracy({names[output]: rows, **_of_the_same_images(tables, rows)}, plot)
     if as_json:
         compared = {name: [asdict(found) for found in table] for name, table in comparisons.items()}
         print_json({"certified_accuracy": [asdict(share) for share in shares], "compared_with": compared})
@@ -148,6 +148,12 @@ def _rows(model: LocalModel, data: Dataset, question: Question, output: Path) ->
 
     with progress_bar(f"certifying {len(data)} images", len(data)) as report:
         return certify_dataset(model, data, question, output, report)
+
+
+def _of_the_same_images(tables: Mapping[str, Sequence[Row]], rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
+    """The tables without the images that ours has not; curves of other images are not to be compared."""
+    ours = {row.idx for row in rows}
+    return {name: [row for row in table if row.idx in ours] for name, table in tables.items()}
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -17,7 +17,7 @@ from certserve import bundle as bundles
 from certserve import zoo
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.accuracy import certified_accuracy
-from certserve.evaluation.tables import append_row, read_table
+from certserve.evaluation.tables import Row, append_row, read_table
 
 SMALL = ("--n0", "10", "--n", "100", "--alpha", "0.01")
 
@@ -158,6 +158,22 @@ def test_tables_of_one_name_are_told_apart(
     compared = ask(cli, data, table, *comparing, "--plot", tmp_path / "x.png")["compared_with"]
     assert {name: found[0]["total"] for name, found in compared.items()} == {str(others[0]): 4, str(others[1]): 3}
     assert list(drawn[0]) == [str(table), *map(str, others)]
+
+
+def test_a_plot_has_only_images_that_ours_has(
+    cli: Any, data: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A curve over other images fails: two such curves say nothing of two models."""
+    from certserve.evaluation import plots
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "plot_certified_accuracy", lambda tables, _: drawn.append(tables))
+    larger = tmp_path / "larger.tsv"
+    larger.write_bytes(table.read_bytes())
+    append_row(larger, Row(99_999, 0, 0, 0.5))
+    ask(cli, data, table, "--compare", larger, "--plot", tmp_path / "x.png")
+    ours, theirs = drawn[0].values()
+    assert [row.idx for row in theirs] == [row.idx for row in ours]
 
 
 def test_a_plot_is_written(cli: Any, data: Path, table: Path, tmp_path: Path) -> None:
