@@ -132,9 +132,11 @@ class _Run:
         saved_at = time.monotonic()
         count, batch = len(self._data), self._recipe.batch
         per_epoch = self._recipe.steps_per_epoch(count)
+        order = order_of_epoch(count, self._recipe, self.step // per_epoch, self._device)
         while self.step < self.steps:
             epoch, position = divmod(self.step, per_epoch)
-            order = order_of_epoch(count, self._recipe, epoch, self._device)
+            if position == 0:
+                order = order_of_epoch(count, self._recipe, epoch, self._device)
             loss = self._take_step(order[position * batch : (position + 1) * batch])
             self.seconds = time.monotonic() - began
             if position + 1 == per_epoch:
