@@ -12,6 +12,7 @@
     ├── BundleError         a bundle on disk is incomplete, damaged or not understood
     ├── ModelRefused        a model is no base classifier for smoothing (rows coupled, outputs not finite)
     ├── BackendFailed       a runtime failed while it ran the model
+    │   └── OutOfMemory     it had no memory for so many rows
     └── VerificationFailed  a certificate does not follow from its own numbers
 
 No status code of any transport is named here: `certserve.wire.errors` holds that table.
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidRequest",
     "ModelNotFound",
     "ModelRefused",
+    "OutOfMemory",
     "Overloaded",
     "Unauthenticated",
     "Unavailable",
@@ -112,6 +114,10 @@ class ModelRefused(CertserveError):
 
 class BackendFailed(CertserveError):
     """A runtime failed while it ran the model on a slice of draws."""
+
+
+class OutOfMemory(BackendFailed):
+    """A runtime had no memory for a batch of so many rows; fewer may run."""
 
 
 class VerificationFailed(CertserveError):

@@ -502,6 +502,7 @@ class TestCreate:
             Execution("float32", "model.onnx", "openvino", "float32"),
             Execution("bfloat16", "model.onnx", "openvino", "bfloat16"),
             Execution("onnxruntime-float32", "model.onnx", "onnx", "float32"),
+            Execution("onnxruntime-cuda-float32", "model.onnx", "onnx-cuda", "float32"),
         )
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         assert made.provenance == {"by": "us", "source": "source.onnx", "source_sha256": digest}

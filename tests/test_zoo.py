@@ -32,7 +32,7 @@ def test_each_runs_in_int8_bfloat16_and_float32(name: str) -> None:
     assert {e.precision for e in found.executions if e.runtime == "torch"} == {"bfloat16", "float32"}
     first = ranked(found)[0]
     assert first.runtime != "torch"
-    assert backends.load(found, first).shapes[-1] == 128
+    assert backends.load(found, first).shapes[-1] == 64
 
 
 @pytest.mark.parametrize("name", zoo.packaged())

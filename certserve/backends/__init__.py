@@ -17,6 +17,7 @@ import numpy.typing as npt
 from certserve.backends.checks import check_rows, fingerprint
 from certserve.backends.choice import how_to_install, installed, ranked
 from certserve.backends.probes import probe_labels
+from certserve.backends.tuning import ladder_for
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BackendFailed, BundleError, ModelRefused
 
@@ -37,6 +38,10 @@ class Backend(Protocol):
         """How many logits a row gets."""
 
     @property
+    def parallel(self) -> int:
+        """How many threads may ask for logits at once, each on cores of its own."""
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """What the logits depend on besides weights and input: runtime, version, precision, device, threads."""
 
@@ -55,12 +60,14 @@ class ExecutionFacts:
     Attributes:
         name: as in the bundle. identity: of its backend.
         shapes: numbers of rows it may be run with, increasing; bit-equal results, shown at load.
+        parallel: how many batches run at once.
         fingerprint: SHA-256, in hexadecimal, over all that its labels depend on.
     """
 
     name: str
     identity: Mapping[str, str]
     shapes: tuple[int, ...]
+    parallel: int
     fingerprint: str
 
 
@@ -132,13 +139,14 @@ def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
         )
     sigma = max(bundle.sigmas)
     try:
-        rows = check_rows(backend, sigma)
+        rows = check_rows(backend, sigma, ladder_for(bundle.digests[chosen.file], backend.identity))
     except (BackendFailed, ModelRefused) as error:  # it fails where its number of rows is fixed
         raise ModelRefused(f"{bundle.path}: {error}") from error
     if chosen.probe_labels:
         _compare_labels(bundle, chosen, probe_labels(backend, len(chosen.probe_labels), sigma, rows.shapes[-1]))
     name = fingerprint(bundle.digests[chosen.file], backend.identity, rows)
-    return LoadedExecution(backend, ExecutionFacts(chosen.name, dict(backend.identity), rows.shapes, name))
+    facts = ExecutionFacts(chosen.name, dict(backend.identity), rows.shapes, backend.parallel, name)
+    return LoadedExecution(backend, facts)
 
 
 def _compare_labels(bundle: Bundle, chosen: Execution, labels: tuple[int, ...]) -> None:
@@ -163,6 +171,12 @@ def _load_onnx(bundle: Bundle, execution: Execution) -> Backend:
     return OnnxBackend(bundle.file(execution.file), execution.precision)
 
 
+def _load_onnx_cuda(bundle: Bundle, execution: Execution) -> Backend:
+    from certserve.backends.onnx import OnnxCudaBackend
+
+    return OnnxCudaBackend(bundle.file(execution.file), execution.precision)
+
+
 def _load_openvino(bundle: Bundle, execution: Execution) -> Backend:
     from certserve.backends.openvino import OpenVinoBackend
 
@@ -184,6 +198,7 @@ def _load_program(bundle: Bundle, execution: Execution) -> Backend:
 _LOADERS: dict[str, Callable[[Bundle, Execution], Backend]] = {
     "linear": _load_linear,
     "onnx": _load_onnx,
+    "onnx-cuda": _load_onnx_cuda,
     "openvino": _load_openvino,
     "torch": _load_torch,
     "torch-export": _load_program,

@@ -1,6 +1,6 @@
 """Which execution of a bundle serves: a fixed rule, never a stopwatch that a noisy neighbour can tip.
 
-    on a CUDA device:  torch, bfloat16 before float32
+    on a CUDA device:  torch, bfloat16 before float32; else ONNX Runtime's CUDA provider
     on a CPU:          int8, where the processor multiplies bytes; else bfloat16, where it does; else float32;
                        by OpenVINO, else by ONNX Runtime, else by torch
 
@@ -24,9 +24,11 @@ _NEEDS = {
     "openvino": ("openvino", "server"),
     "onnx": ("onnxruntime", "server"),
     "linear": ("numpy", "server"),
+    "onnx-cuda": ("onnxruntime", "server"),
     "torch": ("torch", "torch"),
     "torch-export": ("torch", "torch"),
 }
+_NVIDIA = Path("/proc/driver/nvidia/version")
 _PRECISIONS = ("int8", "bfloat16", "float32", "float64")
 
 
@@ -36,11 +38,12 @@ def ranked(bundle: Bundle) -> list[Execution]:
     Raises:
         BundleError: there is none; what to install.
     """
-    found = [execution for execution in bundle.executions if installed(execution)]
+    there = [e for e in bundle.executions if e.runtime != "onnx-cuda" or _NVIDIA.exists()]
+    found = [execution for execution in there if installed(execution)]
     if not found:
-        raise BundleError(f"{bundle.path}: {how_to_install(bundle.executions)}")
-    cuda = any(execution.runtime == "torch" for execution in found) and _has_cuda()
-    return sorted(found, key=lambda execution: _rank(execution, cuda))
+        raise BundleError(f"{bundle.path}: {how_to_install(there or bundle.executions)}")
+    by_torch = any(execution.runtime == "torch" for execution in found) and _has_cuda()
+    return sorted(found, key=lambda execution: _rank(execution, by_torch))
 
 
 def installed(execution: Execution) -> bool:
@@ -56,18 +59,18 @@ def how_to_install(executions: Sequence[Execution]) -> str:
     return f"needs {' or '.join(modules)}, which is not installed; install certserve[{' or '.join(extras)}]"
 
 
-def _rank(execution: Execution, cuda: bool) -> tuple[bool, bool, int, int]:
+def _rank(execution: Execution, by_torch: bool) -> tuple[int, bool, int, int]:
     runtimes, precision = list(_NEEDS), execution.precision
     native = {"int8": multiplies_int8, "bfloat16": multiplies_bfloat16}.get(precision, lambda: True)
-    elsewhere = cuda and execution.runtime != "torch"
+    device = {"torch": 0 if by_torch else 2, "onnx-cuda": 1}.get(execution.runtime, 2)
     order = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
     runtime = runtimes.index(execution.runtime) if execution.runtime in runtimes else len(runtimes)
-    return (elsewhere, not (cuda or native()), order, runtime)
+    return (device, not (device < 2 or native()), order, runtime)
 
 
 def _has_cuda() -> bool:
     """Whether there is an NVIDIA device that torch can use; torch is not imported where there is no driver."""
-    if not Path("/proc/driver/nvidia/version").exists() or importlib.util.find_spec("torch") is None:
+    if not _NVIDIA.exists() or importlib.util.find_spec("torch") is None:
         return False
     import torch
 

@@ -25,6 +25,8 @@ class LinearBackend:
         weights: (num_classes, channels * height * width). bias: (num_classes,). shape: (channels, height, width).
     """
 
+    parallel = 1
+
     def __init__(
         self, weights: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], shape: tuple[int, int, int]
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino
 
 from certserve.backends.checks import count_classes
+from certserve.backends.failures import failure
 from certserve.backends.graph import refuse_coupled_rows
-from certserve.backends.processor import cores, instruction_set
-from certserve.errors import BackendFailed, BundleError, ModelRefused
+from certserve.backends.processor import cores_each, instruction_set
+from certserve.errors import BundleError, ModelRefused
 
 __all__ = ["OpenVinoBackend"]
 
@@ -33,30 +35,43 @@ class OpenVinoBackend:
 
     Args:
         path: the file. precision: "float32", "bfloat16", or "int8" for a file that is quantised.
-        shape: (channels, height, width) of its input. threads: compute threads; default all cores.
+        shape: (channels, height, width) of its input.
+        parallel, threads: how many batches run at once, and on how many threads each; default: all cores, see
+            `certserve.backends.processor.cores_each`.
 
     Raises:
         BundleError: the file cannot be loaded, or the precision is unknown.
         ModelRefused: its inputs or outputs are not those of a classifier, or its graph couples rows.
     """
 
-    def __init__(self, path: Path, precision: str, shape: tuple[int, int, int], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        precision: str,
+        shape: tuple[int, int, int],
+        *,
+        parallel: int | None = None,
+        threads: int | None = None,
+    ) -> None:
         if precision not in _HINTS:
             raise BundleError(f"{path}: unknown precision {precision!r}; OpenVINO has {', '.join(_HINTS)}")
         refuse_coupled_rows(path)
-        threads = threads or cores()
+        most, each = cores_each()
+        self.parallel, threads = parallel or most, threads or each
         self.shape = shape
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads * self.parallel,
+            "NUM_STREAMS": self.parallel,
         }
         self._core = openvino.Core()
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise BundleError(f"{path}: OpenVINO cannot read it: {error}") from error
-        self._requests: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {}
+        self._compiling = threading.Lock()
+        self._own = threading.local()  # each thread's requests, by number of rows
         self._check_input()
         self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
@@ -71,17 +86,26 @@ class OpenVinoBackend:
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
         try:
-            request = self._requests.get(len(pixels)) or self._compile(len(pixels))
+            request = self._request(len(pixels))
             request.infer([pixels], share_inputs=True)
             return np.array(request.get_output_tensor(0).data, dtype=np.float32)
         except RuntimeError as error:
-            raise BackendFailed(f"OpenVINO failed on a batch of {len(pixels)} rows: {error}") from error
+            raise failure("OpenVINO", len(pixels), error) from error
+
+    def _request(self, rows: int) -> Any:
+        if not hasattr(self._own, "requests"):
+            self._own.requests = {}
+        if rows not in self._own.requests:
+            self._own.requests[rows] = self._compile(rows).create_infer_request()
+        return self._own.requests[rows]
 
     def _compile(self, rows: int) -> Any:
-        model = self._model.clone()
-        model.reshape([rows, *self.shape])
-        self._requests[rows] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-        return self._requests[rows]
+        with self._compiling:
+            if rows not in self._compiled:
+                model = self._model.clone()
+                model.reshape([rows, *self.shape])
+                self._compiled[rows] = self._core.compile_model(model, "CPU", self._options)
+            return self._compiled[rows]
 
     def _check_input(self) -> None:
         found = [i.get_partial_shape() for i in self._model.inputs]

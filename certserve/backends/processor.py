@@ -7,14 +7,26 @@ import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cores", "instruction_set", "multiplies_bfloat16", "multiplies_int8", "processor_name"]
+__all__ = ["cores", "cores_each", "instruction_set", "multiplies_bfloat16", "multiplies_int8", "processor_name"]
 
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
+
+_MOST_PARALLEL = 8
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_each() -> tuple[int, int]:
+    """How many batches to run at once on this machine, and on how many cores each.
+
+    A batch on one core pays for no agreement between threads, and leaves no core idle while another makes noise; but
+    each costs the loop that serves them its share, so there are eight at most.
+    """
+    parallel = min(cores(), _MOST_PARALLEL)
+    return parallel, cores() // parallel
 
 
 @cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from torch import Tensor
 
 from certserve.backends.architectures import ResidualNetwork, load
 from certserve.backends.checks import count_classes
+from certserve.backends.failures import failure
 from certserve.backends.processor import instruction_set
 from certserve.bundle import Bundle
-from certserve.errors import BackendFailed, BundleError
+from certserve.errors import BundleError
 
 __all__ = ["TorchBackend", "differentiable"]
 
+_CUDA_PARALLEL = 4
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,7 +44,9 @@ def differentiable(bundle: Bundle) -> ResidualNetwork:
 class TorchBackend:
     """A classifier that takes noisy [0, 1] pixels, float32 (rows, channels, height, width).
 
-    On CUDA the convolutions' kernels are deterministic ones, and their float32 is not shortened to TF32.
+    On CUDA (not yet verified on a GPU) several threads run it, each on a stream of its own, so that the device need
+    not wait for their noise; the convolutions' kernels are deterministic ones for the whole process, and their
+    float32 is not shortened to TF32.
 
     Args:
         function: from pixels on `device`, in the memory format channels_last, to logits (rows, classes).
@@ -51,6 +57,12 @@ class TorchBackend:
         self, function: Callable[[Tensor], Tensor], shape: tuple[int, int, int], precision: str, device: torch.device
     ) -> None:
         self._function, self._device, self.shape = function, device, shape
+        self.parallel = 1
+        self._own = threading.local()  # each thread's stream
+        if device.type == "cuda":
+            self.parallel = _CUDA_PARALLEL
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             "runtime": "torch",
@@ -93,14 +105,21 @@ class TorchBackend:
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
-        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         try:
-            with torch.inference_mode(), deterministic:
+            with torch.inference_mode(), self._stream():
                 rows = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
                 rows = rows.to(self._device).contiguous(memory_format=torch.channels_last)
                 return self._function(rows).float().cpu().numpy()
         except Exception as error:  # what a program may raise has no base but Exception
-            raise BackendFailed(f"torch failed on a batch of {len(pixels)} rows: {error}") from error
+            raise failure("torch", len(pixels), error) from error
+
+    def _stream(self) -> AbstractContextManager[object]:
+        """This thread's stream on a CUDA device; nothing on a CPU."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._own, "stream"):
+            self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._own.stream)
 
 
 def _default_device() -> torch.device:

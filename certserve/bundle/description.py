@@ -45,7 +45,11 @@ def onnx_executions(file: str, precision: str) -> tuple[Execution, ...]:
     """The ways of running an ONNX file, whose weights are of the given precision."""
     by_openvino = {"float32": ("float32", "bfloat16"), "int8": ("int8",)}.get(precision, ())
     openvino = (Execution(name, file, "openvino", name) for name in by_openvino)
-    return (*openvino, Execution(f"onnxruntime-{precision}", file, "onnx", precision))
+    return (
+        *openvino,
+        Execution(f"onnxruntime-{precision}", file, "onnx", precision),
+        Execution(f"onnxruntime-cuda-{precision}", file, "onnx-cuda", precision),
+    )
 
 
 @dataclass(frozen=True, slots=True)

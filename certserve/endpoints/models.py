@@ -69,7 +69,7 @@ def _sampler(path: Path, execution: str | None, trust: bool) -> tuple[Sampler, E
     found = bundle.read(path)
     chosen = None if execution is None else found.execution(execution)
     loaded = backends.load(found, chosen, trust=trust)
-    return Sampler(loaded.backend, loaded.shapes), loaded.facts
+    return Sampler(loaded.backend, loaded.shapes, loaded.backend.parallel), loaded.facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ class Models:
         self._secret = secret
         self._largest_n = largest_n
         self._served: dict[str, ServedModel] = {}
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="certserve-device")
+        threads = max(model.execution.parallel for model in loaded)
+        self._device = ThreadPoolExecutor(threads, thread_name_prefix="certserve-device")
 
     async def __aenter__(self) -> Models:
         for model in self._loaded:

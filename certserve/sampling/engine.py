@@ -1,8 +1,8 @@
 """The loop: slices to the executor, labels to the scheduler, evidence to the plans.
 
-One engine serves one model on one event loop. At most two batches are with the executor, one running and one
-prepared. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again slice by
-slice, so that only the job whose slice fails twice is told of it.
+One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
+waits for the loop. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again
+slice by slice, each with nothing beside it, so that only the job whose slice fails twice is told of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ Outcome = TypeVar("Outcome")
 Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 2
 _MEMORY_SECONDS = 10.0
 _SHORTEST_WAIT = 0.1  # seconds
 
@@ -64,25 +63,33 @@ class _Pace:
     """Draws a second while the device is busy with full batches: a moving average, and the best of late.
 
     What was measured long ago is forgotten: a device that was slow for a while must not be taken to be so for ever.
+
+    Args:
+        batches: how many full batches in a row are measured as one, since so many run at once.
     """
 
-    def __init__(self, full_batch: int) -> None:
-        self._full_batch = full_batch
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
         self._since = 0.0
+        self._seen = 0
         self._measured = 0.0
         self.rate = 0.0
         self.best = 0.0
 
     def start(self, now: float) -> None:
         self._since = now
+        self._seen = 0
 
-    def record(self, draws: int, now: float) -> None:
-        rate = draws / max(now - self._since, 1e-6)
-        self._since = now
-        if draws == self._full_batch:
+    def record(self, draws: int, full: bool, now: float) -> None:
+        self._seen += 1
+        if not full:
+            self.start(now)
+        elif self._seen == self._batches:
+            rate = draws * self._batches / max(now - self._since, 1e-6)
             self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
             self.best = max(self.rate, 0.999 * self.best)
             self._measured = now
+            self.start(now)
 
     def forget_old(self, now: float) -> None:
         """Forget a pace that nothing has confirmed of late."""
@@ -121,7 +128,8 @@ class Engine:
         self._running: dict[int, _Running] = {}
         self._in_flight: dict[asyncio.Future[Labels], tuple[Slice, ...]] = {}
         self._news = asyncio.Event()
-        self._pace = _Pace(executor.largest_batch)
+        self._alone = False  # a slice that failed is running again
+        self._pace = _Pace(executor.parallel)
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
 
     @property
@@ -216,7 +224,10 @@ class Engine:
                     running.answer.set_exception(error)
 
     def _submit(self) -> None:
-        while len(self._in_flight) < _IN_FLIGHT:
+        while len(self._in_flight) <= self._executor.parallel:
+            again = self._scheduler.has_returned
+            if self._in_flight and (again or self._alone):
+                return
             batch = self._scheduler.next_batch(self._executor.largest_batch)
             if not batch:
                 return
@@ -224,6 +235,7 @@ class Engine:
                 self._pace.start(self._clock())
             future = asyncio.wrap_future(self._executor.submit(batch))
             self._in_flight[future] = batch
+            self._alone = again
 
     async def _wait(self) -> None:
         """Until a batch is back, or a job came while there is room for a batch."""
@@ -244,7 +256,8 @@ class Engine:
         except Exception as error:
             self._retry(batch, error)
             return
-        self._pace.record(sum(piece.count for piece in batch), self._clock())
+        draws = sum(piece.count for piece in batch)
+        self._pace.record(draws, draws >= self._executor.largest_batch, self._clock())
         for piece, found in zip(batch, labels, strict=True):
             try:
                 news = self._scheduler.record(piece, found)
@@ -270,7 +283,7 @@ class Engine:
             self._scheduler.cancel(number)
 
     def _retry(self, batch: tuple[Slice, ...], error: Exception) -> None:
-        """Run each slice of a failed batch once more, alone; a slice that failed before fails its job."""
+        """Run each slice of a failed batch once more, with nothing beside it; one that failed before fails its job."""
         _log.warning("a batch of %d slices failed: %s", len(batch), error)
         for piece in batch:
             running = self._running.get(piece.job)

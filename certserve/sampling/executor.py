@@ -24,6 +24,10 @@ class Executor(Protocol):
         """The largest number of draws worth submitting at once."""
 
     @property
+    def parallel(self) -> int:
+        """How many batches it runs at once."""
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0..num_classes - 1, and num_classes for a draw without finite logits."""
 
@@ -45,7 +49,7 @@ class Executor(Protocol):
 
 
 class ThreadExecutor:
-    """Runs slices on a thread of `device`; executors of several models that share a device share its thread."""
+    """Runs slices on the threads of `device`; executors of several models that share a device share its threads."""
 
     def __init__(self, sampler: Sampler, device: ThreadPoolExecutor) -> None:
         self._sampler = sampler
@@ -55,6 +59,10 @@ class ThreadExecutor:
     @property
     def largest_batch(self) -> int:
         return self._sampler.largest_batch
+
+    @property
+    def parallel(self) -> int:
+        return self._sampler.parallel
 
     @property
     def num_classes(self) -> int:

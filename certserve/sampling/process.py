@@ -1,15 +1,16 @@
 """An executor in a process of its own: a runtime that crashes takes no server with it.
 
-    parent: submit -> pipe -> child: sampler -> pipe -> parent: futures
+    parent: submit -> pipe -> child: threads of the sampler -> pipe -> parent: futures
 
-The child is started again when it dies, and given up when it does not come up any more. The batch it was running
-fails, to be retried by the engine; batches that it had not begun are handed to the new one, so an input that kills it
+The child is started again when it dies, and given up when it does not come up any more. The batches it was running
+fail, to be retried by the engine; batches that it had not begun are handed to the new one, so an input that kills it
 cannot spoil its neighbours. No caller waits for the pipe: a thread writes to it, another reads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import queue
@@ -17,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -45,6 +46,7 @@ class _Facts:
     """What the child says of its sampler when it is ready."""
 
     largest_batch: int
+    parallel: int
     num_classes: int
     known: object
 
@@ -70,7 +72,8 @@ class ProcessExecutor:
     def __init__(self, make: Callable[[], tuple[Sampler, object]]) -> None:
         self._make = make
         self._sources: dict[int, DrawSource] = {}
-        self._pending: list[_Pending] = []
+        self._pending: dict[int, _Pending] = {}  # by number, in the order of submission
+        self._numbers = itertools.count()
         self._sent: set[int] = set()  # jobs whose input the child has
         self._lock = threading.Lock()
         self._closed = False
@@ -83,6 +86,10 @@ class ProcessExecutor:
     @property
     def largest_batch(self) -> int:
         return self._facts.largest_batch
+
+    @property
+    def parallel(self) -> int:
+        return self._facts.parallel
 
     @property
     def num_classes(self) -> int:
@@ -113,7 +120,7 @@ class ProcessExecutor:
     def forget(self, job: int) -> None:
         with self._lock:
             self._sources.pop(job, None)
-            if job in self._sent and not any(job in pending.sources for pending in self._pending):
+            if self._unused(job):
                 self._sent.discard(job)
                 self._send(("forget", job))
 
@@ -125,8 +132,9 @@ class ProcessExecutor:
             if self._closed:
                 pending.future.set_exception(BackendFailed("The process of this model has ended."))
                 return pending.future
-            self._pending.append(pending)
-            self._hand_over(pending)
+            number = next(self._numbers)
+            self._pending[number] = pending
+            self._hand_over(number, pending)
         return pending.future
 
     def close(self) -> None:
@@ -167,8 +175,9 @@ class ProcessExecutor:
                 if not self._restart():
                     return
                 continue
+            number, answer = answer
             with self._lock:
-                pending = self._pending.pop(0)
+                pending = self._pending.pop(number)
                 self._forget_done(pending)
             if isinstance(answer, Exception):
                 pending.future.set_exception(answer)
@@ -176,10 +185,10 @@ class ProcessExecutor:
                 pending.future.set_result(answer)
 
     def _restart(self) -> bool:
-        """Whether there is a new child; the batch that the old one was running has failed then."""
+        """Whether there is a new child; the batches that the old one was running have failed then."""
         with self._lock:
-            failed = self._pending[:1]
-            self._pending = self._pending[1:]
+            running = list(self._pending)[: self._facts.parallel]  # the child begins them in order
+            failed = [self._pending.pop(number) for number in running]
             closed = self._closed
         for pending in failed:
             pending.future.set_exception(BackendFailed("The process that runs the model died."))
@@ -193,8 +202,8 @@ class ProcessExecutor:
         with self._lock:
             if not self._closed and facts == self._facts:
                 self._child, self._pipe, self._sent = child, pipe, set()
-                for pending in self._pending:
-                    self._hand_over(pending)
+                for number, pending in self._pending.items():
+                    self._hand_over(number, pending)
                 return True
         child.kill()
         pipe.close()
@@ -216,22 +225,25 @@ class ProcessExecutor:
     def _give_up(self, error: Exception) -> None:
         with self._lock:
             self._closed = True
-            left, self._pending = self._pending, []
-        for pending in left:
+            left, self._pending = self._pending, {}
+        for pending in left.values():
             pending.future.set_exception(error)
 
-    def _hand_over(self, pending: _Pending) -> None:
+    def _hand_over(self, number: int, pending: _Pending) -> None:
         new = {job: source for job, source in pending.sources.items() if job not in self._sent}
         self._sent |= set(new)
-        self._send(("run", new, pending.batch))
+        self._send(("run", number, new, pending.batch))
 
     def _forget_done(self, done: _Pending) -> None:
         """Let the child forget the inputs that were forgotten while it ran them."""
         for job in done.sources:
-            gone = job in self._sent and job not in self._sources
-            if gone and not any(job in pending.sources for pending in self._pending):
+            if job not in self._sources and self._unused(job):
                 self._sent.discard(job)
                 self._send(("forget", job))
+
+    def _unused(self, job: int) -> bool:
+        """Whether the child has the job's input, and no batch of it to run."""
+        return job in self._sent and not any(job in pending.sources for pending in self._pending.values())
 
     def _send(self, message: object) -> None:
         self._outbox.put((self._pipe, message))
@@ -249,24 +261,31 @@ def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the parent's to handle
     try:
         sampler, known = make()
-        pipe.send(_Facts(sampler.largest_batch, sampler.num_classes, known))
+        pipe.send(_Facts(sampler.largest_batch, sampler.parallel, sampler.num_classes, known))
     except Exception as error:
         pipe.send(error if isinstance(error, CertserveError) else f"{type(error).__name__}: {error}")
         return
     sources: dict[int, DrawSource] = {}
-    with contextlib.suppress(EOFError, OSError):
+    answering = threading.Lock()
+
+    def answer(number: int, work: list[tuple[DrawSource, Slice]]) -> None:
+        labels = _labels(sampler, work)
+        with answering, contextlib.suppress(OSError):
+            pipe.send((number, labels))
+
+    with ThreadPoolExecutor(sampler.parallel) as threads, contextlib.suppress(EOFError, OSError):
         while (message := pipe.recv()) is not None:
             if message[0] == "forget":
                 sources.pop(message[1], None)
                 continue
-            _, new, batch = message
+            _, number, new, batch = message
             sources |= new
-            pipe.send(_labels(sampler, sources, batch))
+            threads.submit(answer, number, [(sources[piece.job], piece) for piece in batch])
 
 
-def _labels(sampler: Sampler, sources: dict[int, DrawSource], batch: Sequence[Slice]) -> Labels | Exception:
+def _labels(sampler: Sampler, work: list[tuple[DrawSource, Slice]]) -> Labels | Exception:
     try:
-        return sampler.labels([(sources[piece.job], piece) for piece in batch])
+        return sampler.labels(work)
     except CertserveError as error:
         return error
     except Exception as error:

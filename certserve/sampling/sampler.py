@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import threading
+import queue
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from certserve.errors import BackendFailed, OutOfMemory
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
 __all__ = ["Sampler"]
+
+_log = logging.getLogger(__name__)
+_WORTH_PADDING = 0.7  # of a batch's rows
+_MOST_RUNS = 3  # of a smaller shape, in place of one padded run
 
 
 class _Classifier(Protocol):
@@ -27,24 +33,34 @@ class _Classifier(Protocol):
 
 
 class Sampler:
-    """Labels of draws under one execution.
+    """Labels of draws under one execution. Several threads may ask at once.
+
+    Where memory is short, it goes on with fewer rows at a time, for good: the labels are the same.
 
     Args:
         backend: the base classifier.
         shapes: numbers of rows it may be run with, increasing, shown to give bit-equal logits.
+        parallel: how many threads may run it at once; more wait for their turn.
     """
 
-    def __init__(self, backend: _Classifier, shapes: Sequence[int]) -> None:
+    def __init__(self, backend: _Classifier, shapes: Sequence[int], parallel: int = 1) -> None:
         self._backend = backend
         self._shapes = tuple(shapes)
+        self._parallel = parallel
         self._dimension = math.prod(backend.shape)
-        self._batches = {rows: np.zeros((rows, self._dimension), dtype=np.float32) for rows in self._shapes}
-        self._lock = threading.Lock()  # over the batches, which are written anew each time
+        self._batches: queue.SimpleQueue[npt.NDArray[np.float32]] = queue.SimpleQueue()
+        for _ in range(parallel):
+            self._batches.put(np.zeros((self._shapes[-1], self._dimension), dtype=np.float32))
 
     @property
     def largest_batch(self) -> int:
         """The largest number of rows that one run of the model takes."""
         return self._shapes[-1]
+
+    @property
+    def parallel(self) -> int:
+        """How many batches run at once."""
+        return self._parallel
 
     @property
     def num_classes(self) -> int:
@@ -59,23 +75,57 @@ class Sampler:
         """
         total = sum(piece.count for _, piece in work)
         labels = np.empty(total, dtype=np.uint16)
-        done = 0
         pieces = [(source, piece, 0) for source, piece in work]
-        while done < total:
-            rows = min(total - done, self.largest_batch)
-            shape = next(s for s in self._shapes if s >= rows)
-            with self._lock:
-                batch = self._batches[shape]
+        batch = self._batches.get()
+        try:
+            done = 0
+            while done < total:
+                rows = min(total - done, len(batch))
                 pieces = _write(pieces, batch[:rows])
-                batch[rows:] = 0.0
-                labels[done : done + rows] = self._argmax(batch)[:rows]
-            done += rows
+                self._classify(batch, labels[done : done + rows])
+                done += rows
+        finally:
+            self._batches.put(batch)
         return np.split(labels, np.cumsum([piece.count for _, piece in work])[:-1])
+
+    def _classify(self, batch: npt.NDArray[np.float32], labels: npt.NDArray[np.uint16]) -> None:
+        """The labels of the first len(labels) rows of the batch, some of whose others are overwritten."""
+        done = 0
+        while done < len(labels):
+            rows = _rows_for(len(labels) - done, self._shapes)
+            count = min(rows, len(labels) - done)
+            if done + rows > len(batch):  # the padding would not fit
+                batch[: len(labels) - done] = batch[done : len(labels)]
+                batch, labels, done = batch, labels[done:], 0
+            batch[done + count : done + rows] = 0.0
+            try:
+                labels[done : done + count] = self._argmax(batch[done : done + rows])[:count]
+            except (OutOfMemory, MemoryError) as error:
+                self._go_on_with_less(rows, error)
+                continue
+            done += count
 
     def _argmax(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
         logits = self._backend.logits(batch.reshape(len(batch), *self._backend.shape))
         finite = np.isfinite(logits).all(axis=1)
         return np.where(finite, logits.argmax(axis=1), self.num_classes).astype(np.uint16)
+
+    def _go_on_with_less(self, rows: int, error: Exception) -> None:
+        smaller = tuple(shape for shape in self._shapes if shape < rows)
+        if not smaller:
+            raise BackendFailed(
+                f"no memory for a batch of {rows} rows, and no smaller one is known to be equal"
+            ) from error
+        _log.warning("no memory for a batch of %d rows: at most %d from now on (%s)", rows, smaller[-1], error)
+        self._shapes = smaller
+
+
+def _rows_for(left: int, shapes: tuple[int, ...]) -> int:
+    """The shape to run next: the largest that is filled, or a larger one where that wastes less."""
+    padded = next((shape for shape in shapes if shape >= left), shapes[-1])
+    filled = max((shape for shape in shapes if shape <= left), default=0)
+    mostly_filled = left >= _WORTH_PADDING * padded
+    return padded if mostly_filled or left > _MOST_RUNS * filled else filled
 
 
 def _write(

@@ -1,9 +1,9 @@
 """What runs next, and which draws have been counted: bookkeeping without clock, thread, device or mathematics.
 
 A job is a known set of draws: `n0` of selection, and estimation up to the last of its looks. Slices of many jobs
-share a batch. Small jobs go ahead of large ones up to half of a batch, and within each lane jobs take turns, so
-nobody starves. Labels may come back out of order; only the *prefix* of a job's draws is ever counted, and a look
-sees the votes of exactly that many draws.
+share a batch. Small jobs go ahead of large ones up to half of the draws, and within each lane jobs take turns, so
+nobody starves; what small jobs left of their half they may take later, up to a few batches. Labels may come back out
+of order; only the *prefix* of a job's draws is ever counted, and a look sees the votes of exactly that many draws.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ SMALL_JOB = 2_000
 """Jobs of at most this many draws go ahead."""
 
 _TURN = 32
+_LARGEST_CREDIT = 256.0  # rows: enough for a Predict at once
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Scheduler:
         self._large: dict[int, None] = {}
         self._waiting = 0
         self._returned: deque[Slice] = deque()
-        self._odd_row = cycle((1, 0))  # the lanes take turns at it: a batch may have one row only
+        self._credit = 0.0  # rows that the small jobs have left of their half of the latest batches
 
     @property
     def waiting(self) -> int:
@@ -121,16 +121,25 @@ class Scheduler:
             self._waiting -= sum(piece.count for piece in self._returned if piece.job == job)
             self._returned = deque(piece for piece in self._returned if piece.job != job)
 
+    @property
+    def has_returned(self) -> bool:
+        """Whether the next batch is a slice that was put back."""
+        return bool(self._returned)
+
     def next_batch(self, rows: int) -> tuple[Slice, ...]:
-        """At most `rows` draws to run now; empty if none wait. A returned slice runs alone."""
+        """At most `rows` draws to run now; empty if none wait. A slice that was put back is a batch of its own."""
         if self._returned:
             self._waiting -= self._returned[0].count
             return (self._returned.popleft(),)
         shares: dict[tuple[int, DrawSet], list[int]] = {}
-        for_small = (rows + next(self._odd_row)) // 2 if self._large else rows
-        left = rows - for_small + self._fill(self._small, for_small, shares)
-        left = self._fill(self._large, left, shares)
-        self._fill(self._small, left, shares)
+        if not self._large:
+            self._fill(self._small, rows, shares)
+        else:
+            half = rows / 2
+            for_small = min(rows, int(half + self._credit))
+            spent = for_small - self._fill(self._small, for_small, shares)
+            self._credit = min(max(self._credit + half - spent, 0.0), _LARGEST_CREDIT)
+            self._fill(self._small, self._fill(self._large, rows - spent, shares), shares)
         return tuple(Slice(job, draws, first, count) for (job, draws), (first, count) in shares.items())
 
     def put_back(self, piece: Slice) -> None:

@@ -21,6 +21,7 @@ from certserve.backends.checks import check_rows
 from certserve.backends.onnx import OnnxBackend
 from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.probes import probe_labels
+from certserve.backends.processor import cores
 from certserve.bundle import Bundle, Execution
 from certserve.datasets import Dataset
 from certserve.noise.arithmetic import Arithmetic
@@ -88,9 +89,10 @@ def add_int8(path: Path, data: Dataset) -> Comparison:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.int8.onnx"
         file.write_bytes(contents)
-        int8 = OpenVinoBackend(file, "int8", found.shape)
+        int8 = OpenVinoBackend(file, "int8", found.shape, parallel=1, threads=cores())
         others = data.where(np.isin(np.arange(len(data)), order[count : count + _COMPARED_IMAGES]))
-        comparison = compare(OnnxBackend(source, "float32"), int8, others, sigma)
+        float32 = OnnxBackend(source, "float32", parallel=1, threads=cores())
+        comparison = compare(float32, int8, others, sigma)
         if not comparison.acceptable:
             raise RecipeError(f"{path}: the int8 classifier is not as good as the float one: {_in_words(comparison)}")
         shapes = check_rows(int8, sigma).shapes

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from certserve import backends, bundle
-from certserve.backends.checks import check_rows, fingerprint
+from certserve.backends.checks import LADDER, check_rows, fingerprint
 from certserve.backends.probes import probe_pixels
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError, ModelRefused
@@ -39,7 +39,7 @@ def test_a_linear_bundle_loads(linear_bundle: Bundle, models: ModuleType) -> Non
     pixels = probe_pixels(models.SHAPE, 5, 0.5)
     np.testing.assert_array_equal(loaded.backend.logits(pixels), models.linear().logits(pixels))
     assert loaded.name == linear_bundle.executions[0].name
-    assert loaded.shapes == (1, 8, 32, 128)
+    assert loaded.shapes == LADDER
 
 
 def test_its_fingerprint_is_that_of_the_file_the_identity_and_the_probes(linear_bundle: Bundle) -> None:

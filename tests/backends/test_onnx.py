@@ -118,7 +118,7 @@ def test_a_failure_while_running_is_a_backend_failure(models: ModuleType, tmp_pa
 
 def test_threads_and_precision_are_part_of_the_identity(models: ModuleType, tmp_path: Path) -> None:
     path = models.classifier(tmp_path / "model.onnx")
-    one, two = OnnxBackend(path, "float32", 1).identity, OnnxBackend(path, "int8", 2).identity
+    one, two = OnnxBackend(path, "float32", threads=1).identity, OnnxBackend(path, "int8", threads=2).identity
     assert (one["threads"], two["threads"]) == ("1", "2")
     assert (one["precision"], two["precision"]) == ("float32", "int8")
     assert (one["runtime"], one["instructions"]) == ("onnxruntime", two["instructions"])

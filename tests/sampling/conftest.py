@@ -77,8 +77,9 @@ class ScriptedExecutor:
     num_classes = CLASSES
     alive = True
 
-    def __init__(self, largest_batch: int = 32) -> None:
+    def __init__(self, largest_batch: int = 32, parallel: int = 1) -> None:
         self.largest_batch = largest_batch
+        self.parallel = parallel
         self.sources: dict[int, DrawSource] = {}
         self.pending: list[Submitted] = []
         self.history: list[Submitted] = []
@@ -133,9 +134,9 @@ class Bench:
         """Labels of a run of a job's draws."""
         return labels_of(seed, draws, first, count)
 
-    def executor(self, largest_batch: int = 32) -> ScriptedExecutor:
+    def executor(self, largest_batch: int = 32, parallel: int = 1) -> ScriptedExecutor:
         """An executor that the test controls."""
-        return ScriptedExecutor(largest_batch)
+        return ScriptedExecutor(largest_batch, parallel)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,11 @@ POISON = 6.0  # a draw with a pixel above it ends the process: impossible at sig
 
 
 class Scripted:
-    """A linear classifier that waits while there is a file `hold`, and fails when there is one called `fail`."""
+    """A linear classifier that does what files tell it.
+
+    It waits while there is a file `hold`, and fails once when there is one called `fail`. One batch takes `hold-one`
+    away and waits until there is `go`.
+    """
 
     shape = SHAPE
     num_classes = CLASSES
@@ -31,23 +36,36 @@ class Scripted:
         self._linear = LinearBackend(waves, np.linspace(0.0, 1.0, CLASSES), SHAPE)
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        end = time.monotonic() + TIMEOUT
-        while (self._folder / "hold").exists() and time.monotonic() < end:
-            time.sleep(0.005)
-        if (self._folder / "fail").exists():
-            (self._folder / "fail").unlink()
+        if self._taken("hold-one"):
+            self._wait(lambda: (self._folder / "go").exists())
+        self._wait(lambda: not (self._folder / "hold").exists())
+        if self._taken("fail"):
             raise BackendFailed("told to")
         if (pixels > POISON).any():
             os._exit(139)
         return np.asarray(self._linear.logits(pixels))
 
+    def _taken(self, name: str) -> bool:
+        """Whether there was such a file; it is gone now."""
+        try:
+            (self._folder / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _wait(self, over: Callable[[], bool]) -> None:
+        end = time.monotonic() + TIMEOUT
+        while not over() and time.monotonic() < end:
+            time.sleep(0.005)
+
 
 def make(folder: str) -> tuple[Sampler, object]:
-    """The sampler, and the name in the file `name`; or the error that the files ask for."""
+    """A sampler, `parallel` from the file of that name, and what is in the file `name`; or the error asked for."""
     path = Path(folder)
     if (path / "broken").exists():
         raise BundleError("the bundle is broken")
     if (path / "dies").exists():
         os._exit(9)
     name = (path / "name").read_text(encoding="utf-8") if (path / "name").exists() else "one"
-    return Sampler(Scripted(path), (1, 8, 32)), name
+    parallel = int((path / "parallel").read_text(encoding="utf-8")) if (path / "parallel").exists() else 1
+    return Sampler(Scripted(path), (1, 8, 32), parallel), name

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ TIMEOUT = 30.0
 
 
 class Gated:
-    """A backend that waits at a gate, and fails when told to."""
+    """A backend that waits at a gate, and fails when told to; one batch waits at a gate of its own."""
 
     def __init__(self, models: ModuleType) -> None:
         self._backend = models.linear()
@@ -38,9 +39,13 @@ class Gated:
         self.num_classes: int = self._backend.num_classes
         self.gate = threading.Event()
         self.gate.set()
+        self.hold_one = threading.Semaphore(0)
+        self.go = threading.Event()
         self.failures = 0
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.hold_one.acquire(blocking=False):
+            assert self.go.wait(TIMEOUT)
         assert self.gate.wait(TIMEOUT)
         if self.failures:
             self.failures -= 1
@@ -50,32 +55,73 @@ class Gated:
 
 @dataclass(frozen=True)
 class Subject:
-    """An executor, and how to hold up the model under it, to let it go on, and to make it fail once."""
+    """An executor, and how to hold up the model under it, to let it go on, and to make it fail once.
+
+    `hold_one` holds up one batch until `go`; `held` says whether there is one.
+    """
 
     executor: Executor
     hold: Callable[[], object]
     release: Callable[[], object]
     fail_once: Callable[[], object]
+    hold_one: Callable[[], object]
+    held: Callable[[], bool]
+    go: Callable[[], object]
+
+
+def _subject(kind: str, parallel: int, models: ModuleType, request: pytest.FixtureRequest) -> Iterator[Subject]:
+    if kind == "process":
+        yield from _process(request.getfixturevalue("process_folder"), parallel)
+    else:
+        yield from _thread(models, parallel)
+
+
+@pytest.fixture(params=[("thread", 1), ("thread", 2), ("process", 1), ("process", 2)], ids=lambda p: f"{p[0]} x{p[1]}")
+def subject(request: pytest.FixtureRequest, models: ModuleType) -> Iterator[Subject]:
+    """Each kind of executor, running one batch at a time and two."""
+    kind, parallel = request.param
+    yield from _subject(kind, parallel, models, request)
 
 
 @pytest.fixture(params=["thread", "process"])
-def subject(request: pytest.FixtureRequest, models: ModuleType) -> Iterator[Subject]:
-    if request.param == "process":
-        yield from _process(request.getfixturevalue("process_folder"))
-        return
+def pair(request: pytest.FixtureRequest, models: ModuleType) -> Iterator[Subject]:
+    """Each kind of executor, running two batches at a time."""
+    yield from _subject(request.param, 2, models, request)
+
+
+def _thread(models: ModuleType, parallel: int) -> Iterator[Subject]:
     backend = Gated(models)
-    with ThreadPoolExecutor(1) as device:
-        executor = ThreadExecutor(Sampler(backend, (1, 8, 32)), device)
-        yield Subject(executor, backend.gate.clear, backend.gate.set, lambda: setattr(backend, "failures", 1))
+    with ThreadPoolExecutor(parallel) as device:
+        executor = ThreadExecutor(Sampler(backend, (1, 8, 32), parallel), device)
+        yield Subject(
+            executor,
+            hold=backend.gate.clear,
+            release=backend.gate.set,
+            fail_once=lambda: setattr(backend, "failures", 1),
+            hold_one=backend.hold_one.release,
+            held=lambda: not backend.hold_one._value,
+            go=backend.go.set,
+        )
         backend.gate.set()
+        backend.go.set()
         executor.close()
 
 
-def _process(folder: Path) -> Iterator[Subject]:
+def _process(folder: Path, parallel: int) -> Iterator[Subject]:
+    (folder / "parallel").write_text(str(parallel), encoding="utf-8")
     executor = ProcessExecutor(partial(importlib.import_module("scripted_model").make, str(folder)))
-    hold, fail = folder / "hold", folder / "fail"
-    yield Subject(executor, hold.touch, lambda: hold.unlink(missing_ok=True), fail.touch)
+    hold, hold_one = folder / "hold", folder / "hold-one"
+    yield Subject(
+        executor,
+        hold=hold.touch,
+        release=lambda: hold.unlink(missing_ok=True),
+        fail_once=(folder / "fail").touch,
+        hold_one=hold_one.touch,
+        held=lambda: not hold_one.exists(),
+        go=(folder / "go").touch,
+    )
     hold.unlink(missing_ok=True)
+    (folder / "go").touch()
     executor.close()
 
 
@@ -88,6 +134,16 @@ def _labels(models: ModuleType, piece: Slice) -> list[int]:
     rows = np.empty((piece.count, 192), np.float32)
     _source(piece.job).write(piece.draws, piece.first, rows)
     return [int(label) for label in models.linear().logits(rows.reshape(-1, 3, 8, 8)).argmax(axis=1)]
+
+
+def _hold_up(subject: Subject, piece: Slice) -> Future[list[npt.NDArray[np.uint16]]]:
+    """Submit a slice, and return when the model is held up in it."""
+    subject.hold_one()
+    future = subject.executor.submit([piece])
+    end = time.monotonic() + TIMEOUT
+    while not subject.held() and time.monotonic() < end:
+        time.sleep(0.005)
+    return future
 
 
 def _run(executor: Executor, *pieces: Slice) -> list[list[int]]:
@@ -161,6 +217,36 @@ def test_a_failure_is_in_the_future_and_ends_nothing_else(subject: Subject, mode
     with pytest.raises(BackendFailed, match="told to"):
         subject.executor.submit(PIECES).result(TIMEOUT)
     assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]
+
+
+def test_many_batches_at_once_have_their_own_labels(subject: Subject, models: ModuleType) -> None:
+    """However many are with it, and whichever come back first."""
+    _admit_all(subject.executor)
+    pieces = [Slice(1 + k % 3, DrawSet.ESTIMATION, 7 * k, 20 + k % 13) for k in range(30)]
+    futures = [subject.executor.submit([piece]) for piece in pieces]
+    assert [future.result(TIMEOUT)[0].tolist() for future in futures] == [_labels(models, piece) for piece in pieces]
+
+
+def test_a_batch_may_overtake_another_that_runs_beside_it(pair: Subject, models: ModuleType) -> None:
+    """Two run at once, and the slow one holds up no answer but its own."""
+    assert pair.executor.parallel == 2
+    _admit_all(pair.executor)
+    slow = _hold_up(pair, PIECES[0])
+    for piece in PIECES[1:]:
+        assert _run(pair.executor, piece) == [_labels(models, piece)]
+    assert not slow.done()
+    pair.go()
+    assert slow.result(TIMEOUT)[0].tolist() == _labels(models, PIECES[0])
+
+
+def test_a_failure_beside_another_batch_is_in_its_own_future(pair: Subject, models: ModuleType) -> None:
+    _admit_all(pair.executor)
+    slow = _hold_up(pair, PIECES[0])
+    pair.fail_once()
+    with pytest.raises(BackendFailed, match="told to"):
+        pair.executor.submit([PIECES[1]]).result(TIMEOUT)
+    pair.go()
+    assert slow.result(TIMEOUT)[0].tolist() == _labels(models, PIECES[0])
 
 
 def test_executors_of_two_models_may_share_a_device(models: ModuleType) -> None:

@@ -24,7 +24,7 @@ from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Evidence
 
-TIMEOUT = 60.0
+TIMEOUT = 300.0
 N = 3_000
 
 
@@ -104,20 +104,28 @@ def test_a_kill_while_nothing_runs_is_not_noticed(executor: ProcessExecutor) -> 
         assert _answers(executor, _job(1)) == undisturbed
 
 
-def test_batches_not_begun_are_handed_to_the_next_process(executor: ProcessExecutor, process_folder: Path) -> None:
-    """Only the first of three batches fails when the process is killed; the others need no retry."""
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_batches_not_begun_are_handed_to_the_next_process(
+    make: Callable[[], Any], process_folder: Path, parallel: int
+) -> None:
+    """Only those that it ran at once fail when the process is killed; the others need no retry."""
+    (process_folder / "parallel").write_text(str(parallel), encoding="utf-8")
+    executor = ProcessExecutor(make)
+    assert executor.parallel == parallel
     executor.admit(1, _source(1))
     (process_folder / "hold").touch()
-    pieces = [Slice(1, DrawSet.ESTIMATION, 32 * k, 32) for k in range(3)]
+    pieces = [Slice(1, DrawSet.ESTIMATION, 32 * k, 32) for k in range(parallel + 2)]
     futures = [executor.submit([piece]) for piece in pieces]
     time.sleep(0.2)
     _kill(executor)
     (process_folder / "hold").unlink()
-    with pytest.raises(BackendFailed, match="died"):
-        futures[0].result(TIMEOUT)
-    later = [future.result(TIMEOUT)[0].tolist() for future in futures[1:]]
-    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[1:]]
+    for future in futures[:parallel]:
+        with pytest.raises(BackendFailed, match="died"):
+            future.result(TIMEOUT)
+    later = [future.result(TIMEOUT)[0].tolist() for future in futures[parallel:]]
+    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[parallel:]]
     assert later == again
+    executor.close()
 
 
 def test_a_process_that_comes_up_as_another_model_is_not_used(executor: ProcessExecutor, process_folder: Path) -> None:

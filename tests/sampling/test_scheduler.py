@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SELECTION, ESTIMATION = DrawSet.SELECTION, DrawSet.ESTIMATION
 ROWS = 128
 LARGE = SMALL_JOB + 1
+CREDIT = 256
+"""Rows that small jobs may take beyond their half, having left them before."""
 
 
 @pytest.fixture
@@ -82,11 +84,39 @@ class TestWhatRunsNext:
         assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS - expected, 2: expected}
 
     def test_what_large_jobs_leave_goes_to_small_ones(self, scheduler: Scheduler) -> None:
-        scheduler.add(1, n0=0, looks=[LARGE])
-        while scheduler.waiting > 20:
-            scheduler.next_batch(min(ROWS, scheduler.waiting - 20))
+        scheduler.add(0, n0=0, looks=[40 * ROWS // 2 + 20])
+        scheduler.add(1, n0=0, looks=[SMALL_JOB])
         scheduler.add(2, n0=0, looks=[SMALL_JOB])
-        assert _shares(scheduler.next_batch(ROWS)) == {1: 20, 2: ROWS - 20}
+        for _ in range(40):
+            assert _shares(scheduler.next_batch(ROWS))[0] == ROWS // 2
+        shares = _shares(scheduler.next_batch(ROWS))
+        assert (shares[0], shares[1] + shares[2]) == (20, ROWS - 20)
+
+    def test_what_small_jobs_left_of_their_half_they_may_take_later(self, scheduler: Scheduler) -> None:
+        """A small job that comes alone has whole batches to itself: fails if it waits for half of each."""
+        scheduler.add(1, n0=0, looks=[20 * LARGE])
+        for _ in range(2):
+            assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS}
+        scheduler.add(2, n0=0, looks=[SMALL_JOB])
+        batches = [_shares(scheduler.next_batch(ROWS)) for _ in range(5)]
+        assert batches == [{2: 128}, {2: 128}, *[{1: 64, 2: 64}] * 3]
+
+    def test_what_they_may_take_later_is_limited(self, scheduler: Scheduler) -> None:
+        """However long they were away: 256 rows beyond their half, and no more."""
+        scheduler.add(1, n0=0, looks=[20 * LARGE])
+        for _ in range(100):
+            scheduler.next_batch(ROWS)
+        scheduler.add(2, n0=0, looks=[SMALL_JOB])
+        got = sum((_shares(scheduler.next_batch(ROWS)) for _ in range(10)), Counter[int]())
+        assert got == {1: 5 * ROWS - CREDIT, 2: 5 * ROWS + CREDIT}
+
+    def test_nothing_is_left_to_take_while_no_large_job_waits(self, scheduler: Scheduler) -> None:
+        scheduler.add(1, n0=0, looks=[10])
+        for _ in range(100):
+            scheduler.next_batch(ROWS)
+        scheduler.add(2, n0=0, looks=[LARGE])
+        scheduler.add(3, n0=0, looks=[SMALL_JOB])
+        assert _shares(scheduler.next_batch(ROWS)) == {2: 64, 3: 64}
 
     def test_the_size_that_counts_is_that_of_the_whole_job(self, scheduler: Scheduler) -> None:
         scheduler.add(1, n0=100, looks=[SMALL_JOB - 99])
@@ -126,6 +156,22 @@ class TestTurns:
         assert got.total() == 100 * rows
         assert got[0] == 50 * rows
 
+    @pytest.mark.parametrize("rows", [1, 3, 8, 64, 128])
+    @pytest.mark.parametrize("pause", [0, 1, 2, 7, 40])
+    def test_small_jobs_never_have_more_than_half_and_what_they_left(
+        self, scheduler: Scheduler, rows: int, pause: int
+    ) -> None:
+        """From any batch on, however they come and go: half of the rows, and the credit at most."""
+        scheduler.add(0, n0=0, looks=[200 * LARGE])
+        beyond = 0.0
+        for batch in range(200):
+            if batch % (pause + 1) == 0:
+                scheduler.add(batch + 1, n0=0, looks=[4 * rows])
+            shares = _shares(scheduler.next_batch(rows))
+            assert shares.total() == rows
+            beyond = max(beyond + (rows - shares[0]) - rows / 2, 0.0)
+            assert beyond <= CREDIT + 0.5
+
     @pytest.mark.parametrize("rows", [1, 2, 3, 8, 128])
     def test_no_large_job_holds_back_a_small_one(self, scheduler: Scheduler, rows: int) -> None:
         for job in range(1, 10):
@@ -147,6 +193,18 @@ class TestPuttingBack:
             scheduler.put_back(piece)
         assert [scheduler.next_batch(ROWS) for _ in first] == [(piece,) for piece in first]
         assert _shares(scheduler.next_batch(ROWS)).total() == ROWS
+
+    def test_it_is_told_that_one_runs_next(self, scheduler: Scheduler) -> None:
+        scheduler.add(1, n0=0, looks=[200])
+        (piece,) = scheduler.next_batch(ROWS)
+        assert not scheduler.has_returned
+        scheduler.put_back(piece)
+        assert scheduler.has_returned
+        scheduler.next_batch(ROWS)
+        assert not scheduler.has_returned
+        scheduler.put_back(piece)
+        scheduler.cancel(1)
+        assert not scheduler.has_returned
 
     def test_it_waits_again(self, scheduler: Scheduler) -> None:
         scheduler.add(1, n0=0, looks=[200])

@@ -1,7 +1,8 @@
 """The scheduler against a model of it: whatever happens in whatever order, every draw is counted exactly once.
 
 Labels are a pure function of (job, set, index), so the evidence of a job is known beforehand; that it comes out
-whatever else is added, cancelled, put back or late is what lets batch-mates not notice each other.
+whatever else is added, cancelled, put back or late is what lets batch-mates not notice each other. Beside that,
+neither small jobs nor large ones are held back by the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from certserve.sampling.slices import DrawSet, Slice
 from certserve.smoothing.outcomes import Evidence, Votes
 
 CLASSES = 2
+CREDIT = 256
 
 _LOOKS = st.one_of(
     st.sets(st.integers(1, 150), min_size=1, max_size=4),
@@ -56,6 +58,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.arrived: list[Slice] = []
         self.handed: dict[tuple[int, DrawSet], int] = {}
         self.news: dict[int, list[Evidence]] = {}
+        self.beyond = 0.0  # rows that small jobs had beyond half of the latest batches for which large ones waited
 
     @rule(n0=st.integers(0, 40), looks=_LOOKS)
     def add(self, n0: int, looks: tuple[int, ...]) -> None:
@@ -79,9 +82,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert batch == (self.returned.pop(0),)
         else:
             assert sum(piece.count for piece in batch) == min(rows, self._unscheduled())
+            small, large = self._unscheduled(small=True), self._unscheduled(small=False)
             for piece in batch:
                 self._hand_out(piece)
+            self._divided(rows, small, large)
         self.out += batch
+
+    def _divided(self, rows: int, small: int, large: int) -> None:
+        """Each lane had its half if it could use it; small jobs had what they left before, and not more."""
+        for_small = small - self._unscheduled(small=True)
+        assert for_small >= min(rows // 2, small)
+        if not large:
+            return
+        self.beyond = max(self.beyond + for_small - rows / 2, 0.0)
+        if not self._unscheduled(small=False):
+            self.beyond = 0.0  # the large ones left some of theirs
+        assert self.beyond <= CREDIT
 
     def _hand_out(self, piece: Slice) -> None:
         """A new slice begins where the last one of its set ended, and stays within the plan."""
@@ -134,9 +150,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(self.news[job]) == len(looks)
             assert self.scheduler.counted(job) == n0 + looks[-1]
 
-    def _unscheduled(self) -> int:
-        planned = sum(n0 + looks[-1] for n0, looks in self.plans.values())
-        return planned - sum(count for (job, _), count in self.handed.items() if job in self.plans)
+    def _unscheduled(self, small: bool | None = None) -> int:
+        """Draws not yet handed out; only those of small jobs, or only those of large ones."""
+        sizes = {job: n0 + looks[-1] for job, (n0, looks) in self.plans.items()}
+        of_kind = {job: size for job, size in sizes.items() if small in (None, size <= SMALL_JOB)}
+        return sum(of_kind.values()) - sum(count for (job, _), count in self.handed.items() if job in of_kind)
 
     def _prefix(self, job: int, draws: DrawSet) -> int:
         """How many draws have arrived with all before them."""

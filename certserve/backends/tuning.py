@@ -1,0 +1,152 @@
+"""The numbers of rows that run fastest on this machine: measured by `certserve tune`, and kept for the user.
+
+Tuning changes no answer: whatever the ladder, only shapes that give bit-equal logits are used, and the fingerprint
+does not name them. Without it a ladder is used that is good on most machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from certserve.backends.checks import LADDER
+from certserve.backends.probes import probe_pixels
+
+__all__ = ["Pace", "candidates_for", "ladder_for", "measure", "remember"]
+
+_log = logging.getLogger(__name__)
+_CANDIDATES = (16, 32, 64, 128, 256)
+_CUDA_LADDER = (1, 32, 256, 1024)
+_CUDA_CANDIDATES = (64, 256, 1024, 4096)
+_AS_GOOD = 0.98  # of the best pace: of those, the smallest number of rows is chosen, which answers sooner
+_LARGEST_ROWS = 1 << 16
+
+
+class _Classifier(Protocol):
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def parallel(self) -> int: ...
+
+    @property
+    def identity(self) -> Mapping[str, str]: ...
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast batches of so many rows run, on all threads that the backend runs at once."""
+
+    rows: int
+    draws_per_second: float
+
+
+def measure(
+    backend: _Classifier,
+    sigma: float,
+    *,
+    candidates: Sequence[int],
+    seconds: float = 0.5,
+    turns: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[Pace], tuple[int, ...]]:
+    """The median pace of each candidate, which take turns of so many seconds; and the ladder that follows.
+
+    Raises:
+        BackendFailed: the runtime failed on a candidate.
+    """
+    found: dict[int, list[float]] = {rows: [] for rows in candidates}
+    for turn in range(turns + 1):
+        for rows, paces in found.items():
+            pace = _pace(backend, probe_pixels(backend.shape, rows, sigma), seconds if turn else 0.0, clock)
+            if turn:  # the first warms up
+                paces.append(pace)
+    table = [Pace(rows, statistics.median(paces)) for rows, paces in found.items()]
+    best = max(pace.draws_per_second for pace in table)
+    largest = min(pace.rows for pace in table if pace.draws_per_second >= _AS_GOOD * best)
+    return table, (*(rows for rows in _usual(backend.identity) if rows < largest), largest)
+
+
+def candidates_for(identity: Mapping[str, str]) -> tuple[int, ...]:
+    """Largest numbers of rows that are worth trying on the device."""
+    return _CANDIDATES if identity["device"] == "cpu" else _CUDA_CANDIDATES
+
+
+def ladder_for(digest: str, identity: Mapping[str, str]) -> tuple[int, ...]:
+    """The ladder kept for a model file and what runs it; the usual one where there is none that can be read."""
+    path = _path(digest, identity)
+    try:
+        ladder = tuple(int(rows) for rows in json.loads(path.read_text(encoding="utf-8"))["shapes"])
+    except FileNotFoundError:
+        return _usual(identity)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        _log.warning("%s cannot be used (%s); run `certserve tune` again", path, error)
+        return _usual(identity)
+    if not ladder or list(ladder) != sorted(set(ladder)) or not 1 <= ladder[0] <= ladder[-1] <= _LARGEST_ROWS:
+        _log.warning("%s holds no ladder of batch shapes; run `certserve tune` again", path)
+        return _usual(identity)
+    return ladder
+
+
+def remember(digest: str, identity: Mapping[str, str], ladder: Sequence[int]) -> Path:
+    """Keep a ladder for the user; the file written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = _path(digest, identity)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps({"shapes": list(ladder), "of": dict(identity), "file": digest}) + "\n", encoding="utf-8")
+    new.replace(path)
+    return path
+
+
+def _usual(identity: Mapping[str, str]) -> tuple[int, ...]:
+    return LADDER if identity["device"] == "cpu" else _CUDA_LADDER
+
+
+def _path(digest: str, identity: Mapping[str, str]) -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(json.dumps([digest, dict(identity)], sort_keys=True).encode()).hexdigest()
+    return folder / "certserve" / "shapes" / f"{name}.json"
+
+
+def _pace(backend: _Classifier, batch: npt.NDArray[np.float32], seconds: float, clock: Callable[[], float]) -> float:
+    """Rows a second of the same batch, again and again on each of the backend's threads, once at least."""
+    done: list[int] = []
+    failed: list[Exception] = []
+    start = clock()
+
+    def work() -> None:
+        try:
+            while True:
+                backend.logits(batch)
+                done.append(len(batch))
+                if clock() - start >= seconds:
+                    return
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(backend.parallel)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return sum(done) / max(clock() - start, 1e-9)

@@ -1,0 +1,124 @@
+"""Tuning: the smallest batch that is as good as the best, kept for the user, and never a reason to fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from certserve import backends, bundle
+from certserve.backends.checks import LADDER
+from certserve.backends.tuning import Pace, candidates_for, ladder_for, measure, remember
+from certserve.errors import BackendFailed
+
+IDENTITY = {"runtime": "openvino", "device": "cpu", "threads": "1"}
+DIGEST = "d" * 64
+
+
+class Timed:
+    """A backend whose batches take the seconds that it is told, by a clock of its own."""
+
+    shape = (1, 2, 2)
+    parallel = 1
+    identity: Mapping[str, str] = IDENTITY
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self._seconds = seconds
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        self.now += self._seconds[len(pixels)]
+        return np.zeros((len(pixels), 2), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({16: 1.0, 64: 1.0, 256: 1.0}, (1, 8, 32, 64, 256)),  # time does not depend on the rows: the more the better
+        ({16: 1.0, 64: 4.0, 256: 16.0}, (1, 8, 16)),  # nothing is gained by more rows
+        ({16: 1.0, 64: 2.0, 256: 7.9}, (1, 8, 32, 64)),  # 256 rows are ahead by 1 % only
+        ({16: 1.0, 64: 2.0, 256: 7.0}, (1, 8, 32, 64, 256)),
+    ],
+)
+def test_the_smallest_that_is_as_good_as_the_best_is_chosen(
+    seconds: dict[int, float], expected: tuple[int, ...]
+) -> None:
+    backend = Timed(seconds)
+    paces, ladder = measure(backend, 0.25, candidates=tuple(seconds), seconds=20.0, clock=backend.clock)
+    assert ladder == expected
+    assert paces == [Pace(rows, pytest.approx(rows / each)) for rows, each in seconds.items()]
+
+
+def test_all_threads_of_the_backend_run_at_once() -> None:
+    class Meeting(Timed):
+        parallel = 3
+        barrier = threading.Barrier(3, timeout=30.0)
+
+        def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            self.barrier.wait()
+            return np.zeros((len(pixels), 2), np.float32)
+
+    measure(Meeting({}), 0.25, candidates=(4,), seconds=0.0, turns=1)
+
+
+def test_a_failure_is_told() -> None:
+    class Failing(Timed):
+        def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            raise BackendFailed("no")
+
+    with pytest.raises(BackendFailed):
+        measure(Failing({}), 0.25, candidates=(4,), seconds=0.0)
+
+
+def test_what_is_kept_is_found_again_for_the_same_file_and_machine_only() -> None:
+    remember(DIGEST, IDENTITY, (1, 16))
+    assert ladder_for(DIGEST, dict(reversed(IDENTITY.items()))) == (1, 16)
+    assert ladder_for("e" * 64, IDENTITY) == LADDER
+    assert ladder_for(DIGEST, IDENTITY | {"threads": "2"}) == LADDER
+
+
+def test_a_cuda_device_has_larger_batches() -> None:
+    assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA"})[-1] > LADDER[-1]
+    assert max(candidates_for(IDENTITY | {"device": "NVIDIA"})) > max(candidates_for(IDENTITY))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    ["", "{}", "[]", '{"shapes": []}', '{"shapes": [8, 1]}', '{"shapes": [0, 8]}', '{"shapes": [1, 1e9]}', "\udcff"],
+)
+def test_a_damaged_cache_costs_a_warning(contents: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = remember(DIGEST, IDENTITY, (1, 16))
+    path.write_bytes(contents.encode("utf-8", "surrogateescape"))
+    assert ladder_for(DIGEST, IDENTITY) == LADDER
+    assert "certserve tune" in caplog.text
+
+
+def test_a_tuned_execution_has_another_ladder_and_the_same_fingerprint(models: ModuleType, tmp_path: Path) -> None:
+    found = bundle.write_linear(
+        tmp_path / "linear",
+        name="linear",
+        weights=models.waves(3, 12).astype(np.float64),
+        bias=np.zeros(3),
+        shape=(3, 2, 2),
+        labels=("a", "b", "c"),
+        sigmas=[0.25],
+    )
+    before = backends.load(found)
+    remember(found.digests[found.executions[0].file], before.facts.identity, (1, 24))
+    after = backends.load(found)
+    assert (before.shapes, after.shapes) == (LADDER, (1, 24))
+    assert before.fingerprint == after.fingerprint
