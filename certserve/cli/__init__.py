@@ -22,6 +22,7 @@ _COMMANDS = {
     "bundle": "certserve.cli.bundle:bundle",
     "train": "certserve.cli.train:train",
     "quantize": "certserve.cli.quantize:quantize",
+    "tune": "certserve.cli.tune:tune",
     "evaluate": "certserve.cli.evaluate:evaluate",
     "models": "certserve.cli.models:models",
     "doctor": "certserve.cli.doctor:doctor",

@@ -45,6 +45,7 @@ def test_there_are_the_commands_of_the_manual() -> None:
         ("models",),
         ("train", "classifier"),
         ("quantize",),
+        ("tune",),
         ("doctor",),
     }
 

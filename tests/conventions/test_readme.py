@@ -111,7 +111,7 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
-                                   ["models"], ["train", "classifier"], ["quantize"], ["doctor"],
+                                   ["models"], ["train", "classifier"], ["quantize"], ["tune"], ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"]],
                          ids=" ".join)  # fmt: skip
 def test_the_example_of_the_help_parses(words: list[str], folder: Path) -> None:
