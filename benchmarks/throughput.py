@@ -6,7 +6,10 @@
     art                     PyTorchRandomizedSmoothing of adversarial-robustness-toolbox, where that is installed
     in-process              certserve.open(bundle).certify, in each execution of the bundle
     served                  the same over gRPC
-    bare                    the execution's classifier alone at its largest batch: no noise, no counting; the limit
+    bare-64, bare-128       the execution's classifier alone, in batches of so many rows on all cores: no noise, no
+                            counting; the better of the two is the limit
+    product                 how fast OpenVINO multiplies large matrices at that precision, as draws of this network:
+                            what the processor can do
 
 The contestants take turns, so that a machine whose speed drifts slows all of them; the figures to quote are the ratios
 of one round. Each row names every parameter, the versions and the processor. Writes PREFIX.tsv and PREFIX.json.
@@ -16,11 +19,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
-import importlib.metadata
 import importlib.util
-import json
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,12 +30,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from arithmetic import multiplications, products_per_second
+from report import Row, machine, spread, write
 
 import certserve
 from certserve import backends, bundle, zoo
 from certserve.backends import LoadedExecution
 from certserve.backends.probes import probe_pixels
-from certserve.backends.processor import cores, instruction_set, processor_name
 from certserve.bundle import Bundle
 from certserve.client import AsyncClient
 from certserve.endpoints.models import LoadedModel
@@ -43,17 +45,19 @@ from certserve.serving.config import Address, Config
 from certserve.serving.server import serving
 
 EAGER_BATCHES = (400, 1000)
+BARE_BATCHES = (64, 128)
 CLIENTS = 2
 
 Contestant = Callable[[int], float]
 """Takes about so many draws; gives draws per second."""
 
 
-def eager(network: Any, shape: tuple[int, int, int], sigma: float, batch: int) -> Contestant:
+def eager(network: Any, shape: tuple[int, int, int], sigma: float, batch: int, device: str = "cpu") -> Contestant:
     """CERTIFY's sampling as published (Cohen et al. 2019), in PyTorch without further ado."""
     import torch
 
-    image = torch.from_numpy(probe_pixels(shape, 1, sigma)[0])
+    image = torch.from_numpy(probe_pixels(shape, 1, sigma)[0]).to(device)
+    network = network.to(device)
 
     def run(draws: int) -> float:
         counts = np.zeros(network.description.classes, dtype=int)
@@ -63,7 +67,7 @@ def eager(network: Any, shape: tuple[int, int, int], sigma: float, batch: int) -
             while left > 0:
                 rows = image.repeat((min(batch, left), 1, 1, 1))
                 labels = network(rows + torch.randn_like(rows) * sigma).argmax(1)
-                for label in labels.numpy():
+                for label in labels.cpu().numpy():
                     counts[label] += 1
                 left -= len(rows)
         return draws / (time.perf_counter() - start)
@@ -97,20 +101,34 @@ def art(network: Any, shape: tuple[int, int, int], sigma: float, batch: int) -> 
     return run
 
 
-def bare(execution: LoadedExecution, sigma: float) -> Contestant:
-    """The classifier alone, at its largest batch."""
-    rows = execution.shapes[-1]
+def bare(execution: LoadedExecution, sigma: float, rows: int) -> Contestant:
+    """The classifier alone, on as many threads as it runs batches at once."""
+    parallel = execution.facts.parallel
     batch = np.ascontiguousarray(probe_pixels(execution.backend.shape, rows, sigma))
 
     def run(draws: int) -> float:
-        execution.backend.logits(batch)
-        runs = max(1, draws // rows)
+        turns = iter(range(max(parallel, draws // rows)))
+
+        def work() -> None:
+            for _ in turns:
+                execution.backend.logits(batch).argmax(axis=1)
+
         start = time.perf_counter()
-        for _ in range(runs):
-            execution.backend.logits(batch).argmax(axis=1)
-        return runs * rows / (time.perf_counter() - start)
+        threads = [threading.Thread(target=work) for _ in range(parallel)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return max(parallel, draws // rows) * rows / (time.perf_counter() - start)
 
     return run
+
+
+def product(found: Bundle, execution: bundle.Execution) -> Contestant:
+    """What the processor can do, in draws of this network."""
+    file = next(e.file for e in found.executions if e.runtime == "openvino" and e.precision == "float32")
+    each = multiplications(found.file(file), found.shape)
+    return lambda _: products_per_second(execution.precision) / each
 
 
 def _image(shape: tuple[int, int, int], number: int) -> npt.NDArray[np.uint8]:
@@ -149,7 +167,7 @@ def served(address: str, found: Bundle, loop: asyncio.Runner) -> Contestant:
 
 
 @contextmanager
-def _server(found: Bundle, execution: str, loop: asyncio.Runner) -> Iterator[str]:
+def serving_bundle(found: Bundle, execution: str, loop: asyncio.Runner) -> Iterator[str]:
     """The address of a server of the bundle, on the loop that the client uses too."""
     context = serving(Config(server=Address(port=0, grace_seconds=1.0)), [_loaded(found, execution)], Secret.fresh())
     running = loop.run(context.__aenter__())
@@ -178,26 +196,20 @@ def contestants(found: Bundle, executions: list[str], stack: ExitStack) -> dict[
                 made[("art", "float32")] = art(network, found.shape, sigma, EAGER_BATCHES[0])
     loop = stack.enter_context(asyncio.Runner())
     for name in executions:
-        made[("bare", name)] = bare(backends.load(found, found.execution(name)), sigma)
+        loaded = backends.load(found, found.execution(name))
+        for rows in BARE_BATCHES:
+            made[(f"bare-{rows}", name)] = bare(loaded, sigma, rows)
+        made[("product", name)] = product(found, found.execution(name))
         model = stack.enter_context(certserve.open(found.path, execution=name))
         made[("in-process", name)] = in_process(model, found)
-        address = stack.enter_context(_server(found, name, loop))
+        address = stack.enter_context(serving_bundle(found, name, loop))
         made[("served", name)] = served(address, found, loop)
     return made
 
 
-def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[dict[str, Any]]:
+def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[Row]:
     """A row a contestant and round."""
-    facts = {
-        "model": found.name,
-        "n": n,
-        "clients": CLIENTS,
-        "processor": processor_name(),
-        "instructions": instruction_set(),
-        "cores": cores(),
-        "versions": " ".join(f"{name} {_version(name)}" for name in ("openvino", "onnxruntime-gpu", "torch", "numpy")),
-        "certserve": certserve.__version__,
-    }
+    facts = {"model": found.name, "n": n, "clients": CLIENTS, **machine()}
     rows = []
     with ExitStack() as stack:
         made = contestants(found, executions, stack)
@@ -208,39 +220,39 @@ def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[d
                 if turn:  # the first round warms up
                     values = {"contestant": name, "execution": execution, "round": turn}
                     rows.append({**values, "draws_per_second": round(rate, 1), **facts})
+                    print(f"{turn:2d} {name:10s} {execution:12s} {rate:10.1f}", flush=True)
     return rows
 
 
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-def summary(rows: list[dict[str, Any]]) -> list[str]:
+def summary(rows: list[Row]) -> list[str]:
     """The ratios of each round: their median and range."""
-    rates = {(row["contestant"], row["execution"], row["round"]): float(row["draws_per_second"]) for row in rows}
-    rounds = sorted({row["round"] for row in rows})
+    rates: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        rates.setdefault((row["contestant"], row["execution"]), []).append(float(row["draws_per_second"]))
+    eager_rates = _best(rates, [(f"eager-{batch}", "float32") for batch in EAGER_BATCHES])
+    limits = {"published": eager_rates, "art": rates.get(("art", "float32"))}
     lines = []
-    eager_names = [f"eager-{batch}" for batch in EAGER_BATCHES if (f"eager-{batch}", "float32", rounds[0]) in rates]
     for execution in dict.fromkeys(row["execution"] for row in rows if row["contestant"] == "served"):
-        over = [rates["served", execution, k] / rates["bare", execution, k] for k in rounds]
-        rate = statistics.median(rates["served", execution, k] for k in rounds)
-        line = f"{execution}: {rate:.0f} draws/s served; served/bare {_spread(over)}"
-        if eager_names:
-            best = [max(rates[name, "float32", k] for name in eager_names) for k in rounds]
-            times = [rates["served", execution, k] / best[i] for i, k in enumerate(rounds)]
-            line += f"; served/eager {_spread(times)}"
-        if ("art", "float32", rounds[0]) in rates:
-            times = [rates["served", execution, k] / rates["art", "float32", k] for k in rounds]
-            line += f"; served/art {_spread(times)}"
-        lines.append(line)
+        served_rates = rates["served", execution]
+        bare_rates = _best(rates, [(f"bare-{batch}", execution) for batch in BARE_BATCHES])
+        assert bare_rates is not None
+        parts = [f"{execution}: {statistics.median(served_rates):.0f} draws/s served"]
+        for name, over in {**limits, "bare": bare_rates}.items():
+            if over:
+                parts.append(f"served/{name} {_ratios(served_rates, over)}")
+        parts.append(f"in-process/bare {_ratios(rates['in-process', execution], bare_rates)}")
+        parts.append(f"bare/product {_ratios(bare_rates, rates['product', execution])}")
+        lines.append("; ".join(parts))
     return lines
 
 
-def _spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
+def _best(rates: dict[tuple[str, str], list[float]], names: list[tuple[str, str]]) -> list[float] | None:
+    """The rates of the contestant with the best median."""
+    return max((rates[name] for name in names if name in rates), key=statistics.median, default=None)
+
+
+def _ratios(numerators: list[float], denominators: list[float]) -> str:
+    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
 def main() -> None:
@@ -255,17 +267,7 @@ def main() -> None:
     found = bundle.read(zoo.path_of(options.model))
     executions = options.execution or [e.name for e in found.executions if e.runtime == "openvino"]
     rows = measure(found, executions, options.n, options.rounds)
-    for row in rows:
-        print(f"{row['round']:2d} {row['contestant']:10s} {row['execution']:16s} {row['draws_per_second']:10.1f}")
-    lines = summary(rows)
-    print(*lines, sep="\n")
-    if options.out:
-        with options.out.with_suffix(".tsv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        document = json.dumps({"summary": lines, "rows": rows}, indent=2)
-        options.out.with_suffix(".json").write_text(document + "\n", encoding="utf-8")
+    write(rows, summary(rows), options.out)
 
 
 if __name__ == "__main__":
