@@ -41,7 +41,9 @@ def test_its_executions_agree(name: str) -> None:
     from certserve.backends.probes import probe_labels
 
     found = bundle.read(zoo.path_of(name))
-    labels = [probe_labels(backends.load(found, e).backend, 128, found.sigmas[0], 128) for e in found.executions]
+    able = ranked(found)
+    assert {"int8", "float32", "bfloat16", "onnxruntime-float32"} <= {execution.name for execution in able}
+    labels = [probe_labels(backends.load(found, e).backend, 128, found.sigmas[0], 64) for e in able]
     for other in labels[1:]:
         assert sum(a == b for a, b in zip(labels[0], other, strict=True)) >= 0.9 * 128
 

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
+import pickle
 import queue
 import signal
 import threading
@@ -217,7 +218,7 @@ class ProcessExecutor:
                 break
             try:
                 return self._start()
-            except CertserveError as error:
+            except (CertserveError, OSError) as error:
                 _log.warning("the process that runs the model did not come up again: %s", error)
             time.sleep(wait)
         raise BackendFailed("The process of this model has ended.")
@@ -271,7 +272,10 @@ def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None
     def answer(number: int, work: list[tuple[DrawSource, Slice]]) -> None:
         labels = _labels(sampler, work)
         with answering, contextlib.suppress(OSError):
-            pipe.send((number, labels))
+            try:
+                pipe.send((number, labels))
+            except (TypeError, AttributeError, pickle.PicklingError):  # an exception that cannot be sent
+                pipe.send((number, BackendFailed(str(labels))))
 
     with ThreadPoolExecutor(sampler.parallel) as threads, contextlib.suppress(EOFError, OSError):
         while (message := pipe.recv()) is not None:

@@ -96,7 +96,7 @@ class Sampler:
             count = min(rows, len(labels) - done)
             if done + rows > len(batch):  # the padding would not fit
                 batch[: len(labels) - done] = batch[done : len(labels)]
-                batch, labels, done = batch, labels[done:], 0
+                labels, done = labels[done:], 0
             batch[done + count : done + rows] = 0.0
             try:
                 labels[done : done + count] = self._argmax(batch[done : done + rows])[:count]

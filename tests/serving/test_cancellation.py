@@ -165,10 +165,16 @@ def _tasks(server: Any) -> int:
     return int(server.call(lambda: sum(not task.done() for task in asyncio.all_tasks()))) - 1
 
 
-def _left() -> Counter[str]:
-    """Requests' objects that are alive anywhere in this process."""
+def _alive() -> list[Any]:
+    """Requests' objects, anywhere in this process."""
     gc.collect()
-    return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in (Job, DrawSource))
+    return [thing for thing in gc.get_objects() if type(thing) in (Job, DrawSource)]
+
+
+def _left(earlier: list[Any]) -> Counter[str]:
+    """What is alive beside what was alive earlier."""
+    known = {id(thing) for thing in earlier}
+    return Counter(type(thing).__name__ for thing in _alive() if id(thing) not in known)
 
 
 @pytest.fixture
@@ -208,13 +214,13 @@ def test_a_thousand_clients_leave_and_nothing_of_them_is_left(
     with server.client() as one:
         undisturbed = one.certify(harness.image(), **COMPANION)
     disturbed, gate = gated
-    objects = []
+    objects, earlier = [], _alive()  # other tests keep some of theirs
     for waves in (1, WAVES):  # the first fills what is kept for good
         answer, stages = _disturb(disturbed, gate, harness, loop, waves)
         assert answer == undisturbed
         assert stages == {stage: waves * ROWS for stage in ("queued", "batched", "running")}
         assert harness.eventually(disturbed.idle)
         assert harness.eventually(lambda: _tasks(disturbed) == TASKS)
-        assert harness.eventually(lambda: not _left()), f"still in memory: {_left()}"
+        assert harness.eventually(lambda: not _left(earlier)), f"still in memory: {_left(earlier)}"
         objects.append(len(gc.get_objects()))
     assert objects[1] - objects[0] < WAVE * (WAVES - 1) // 2, "less than one object for two clients"

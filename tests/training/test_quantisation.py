@@ -103,6 +103,8 @@ def test_the_file_computes_in_int8_and_is_the_same_each_time(made: Bundle) -> No
 class _Rule:
     """Labels by a rule on the images' sums."""
 
+    parallel = 1
+
     def __init__(self, flip: bool) -> None:
         self.shape, self.num_classes, self.identity = SHAPE, 3, {"runtime": "none"}
         self._flip = flip
