@@ -30,6 +30,7 @@ CODES: Mapping[type[CertserveError], int] = {
     errors.BundleError: code_pb2.FAILED_PRECONDITION,
     errors.ModelRefused: code_pb2.FAILED_PRECONDITION,
     errors.BackendFailed: code_pb2.INTERNAL,
+    errors.OutOfMemory: code_pb2.INTERNAL,
     errors.VerificationFailed: code_pb2.DATA_LOSS,
 }
 
