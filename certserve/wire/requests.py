@@ -47,7 +47,9 @@ _DTYPES: dict[Any, np.dtype[Any]] = {pb.DATA_TYPE_UINT8: np.dtype("u1"), pb.DATA
 
 
 def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
-    """Raises InvalidRequest: an image or a number of draws that the protocol cannot carry."""
+    """Raises InvalidRequest: the request is malformed, or holds what the protocol cannot carry."""
+    if request.malformed:
+        raise InvalidRequest(request.malformed)
     return pb.PredictRequest(
         model=request.model,
         image=_image_to_wire(request.image, request.fit),
@@ -76,7 +78,9 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
 
 
 def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
-    """Raises InvalidRequest: an image, a plan or a number of draws that the protocol cannot carry."""
+    """Raises InvalidRequest: the request is malformed, or holds what the protocol cannot carry."""
+    if request.malformed:
+        raise InvalidRequest(request.malformed)
     if request.plan != "fixed":
         raise InvalidRequest([Violation("plan", f"unknown plan {request.plan!r}; this version has 'fixed'")])
     return pb.CertifyRequest(

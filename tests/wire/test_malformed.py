@@ -11,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certserve.endpoints.requests import CertifyRequest, PredictRequest
+from certserve.errors import InvalidRequest
 from certserve.images import ImageFit, RawImage
 from certserve.smoothing.outcomes import Bound
 from certserve.v1 import certserve_pb2 as pb
-from certserve.wire.requests import certify_request_from_wire, predict_request_from_wire
+from certserve.wire.requests import (
+    certify_request_from_wire,
+    certify_request_to_wire,
+    predict_request_from_wire,
+    predict_request_to_wire,
+)
 
 Read = Callable[[Any], PredictRequest | CertifyRequest]
 
@@ -167,3 +173,16 @@ def test_no_tensor_raises(data: bytes, shape: list[int], dtype: Any) -> None:
         assert isinstance(request.image, RawImage)
         assert request.image.pixels.shape == tuple(shape)
         assert request.image.pixels.tobytes() == data
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [(PredictRequest, predict_request_to_wire), (CertifyRequest, certify_request_to_wire)],
+    ids=["predict", "certify"],
+)
+def test_what_is_no_number_is_refused_before_it_is_sent(kind: Any, write: Callable[[Any], Any]) -> None:
+    """Sent without it, the question would be answered as another one."""
+    request = kind(image=RawImage(np.zeros((1, 2, 2), np.uint8)), n=100.0, alpha="small")
+    with pytest.raises(InvalidRequest) as refusal:
+        write(request)
+    assert {violation.field for violation in refusal.value.violations} == {"n", "alpha"}
