@@ -25,8 +25,8 @@ def cores_each() -> tuple[int, int]:
     A batch on one core pays for no agreement between threads, and leaves no core idle while another makes noise; but
     each costs the loop that serves them its share, so there are eight at most.
     """
-    parallel = min(cores(), _MOST_PARALLEL)
-    return parallel, cores() // parallel
+    each = -(-cores() // _MOST_PARALLEL)
+    return cores() // each, each
 
 
 @cache
