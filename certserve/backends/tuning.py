@@ -1,7 +1,7 @@
 """The numbers of rows that run fastest on this machine: measured by `certserve tune`, and kept for the user.
 
-Tuning changes no answer: whatever the ladder, only shapes that give bit-equal logits are used, and the fingerprint
-does not name them. Without it a ladder is used that is good on most machines.
+Tuning changes no answer: only numbers of rows are tried that give the usual ones' logits to the last bit, so the
+fingerprint stays what it was. Without it a ladder is used that is good on most machines.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from certserve.backends.checks import LADDER
+from certserve.backends.checks import LADDER, check_rows
 from certserve.backends.probes import probe_pixels
+from certserve.errors import BackendFailed, ModelRefused
 
 __all__ = ["Pace", "candidates_for", "ladder_for", "measure", "remember"]
 
@@ -81,14 +82,24 @@ def measure(
     return table, (*(rows for rows in _usual(backend.identity) if rows < largest), largest)
 
 
-def candidates_for(identity: Mapping[str, str]) -> tuple[int, ...]:
-    """Largest numbers of rows that are worth trying on the device."""
-    return _CANDIDATES if identity["device"] == "cpu" else _CUDA_CANDIDATES
+def candidates_for(backend: _Classifier, sigma: float) -> tuple[int, ...]:
+    """Largest numbers of rows that are worth trying, and give the logits that the usual ones give, bit for bit.
+
+    Raises:
+        ModelRefused: as `certserve.backends.checks.check_rows`, of the usual ones.
+    """
+    usual = check_rows(backend, sigma, _usual(backend.identity))
+    tried = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
+    equal = (rows for rows in tried if _gives(backend, sigma, rows, usual.logits))
+    return tuple(sorted({usual.shapes[-1], *equal}))
 
 
 def ladder_for(digest: str, identity: Mapping[str, str]) -> tuple[int, ...]:
     """The ladder kept for a model file and what runs it; the usual one where there is none that can be read."""
-    path = _path(digest, identity)
+    try:
+        path = _path(digest, identity)
+    except RuntimeError:  # a user without a home
+        return _usual(identity)
     try:
         ladder = tuple(int(rows) for rows in json.loads(path.read_text(encoding="utf-8"))["shapes"])
     except FileNotFoundError:
@@ -106,7 +117,7 @@ def remember(digest: str, identity: Mapping[str, str], ladder: Sequence[int]) ->
     """Keep a ladder for the user; the file written.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written. RuntimeError: this user has no home, and XDG_CACHE_HOME is not set.
     """
     path = _path(digest, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +125,13 @@ def remember(digest: str, identity: Mapping[str, str], ladder: Sequence[int]) ->
     new.write_text(json.dumps({"shapes": list(ladder), "of": dict(identity), "file": digest}) + "\n", encoding="utf-8")
     new.replace(path)
     return path
+
+
+def _gives(backend: _Classifier, sigma: float, rows: int, logits: npt.NDArray[np.float32]) -> bool:
+    try:
+        return np.array_equal(check_rows(backend, sigma, (rows,)).logits, logits)
+    except (BackendFailed, ModelRefused):  # no memory for so many, or they are not repeatable
+        return False
 
 
 def _usual(identity: Mapping[str, str]) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ __all__ = ["tune"]
 def tune(model: str | None, execution: str | None, trust: bool, as_json: bool) -> None:
     """Measure how many rows a batch should have on this machine, and keep the answer for this user.
 
-    It changes how fast answers come, never the answers: only batch shapes with bit-equal logits are used. Run it on
-    a machine that does nothing else; it takes about 15 seconds. MODEL is a bundle's directory or a packaged model's
-    name.
+    It changes how fast answers come, never the answers: only batches are tried whose logits are those of the usual
+    ones, bit for bit. Run it on a machine that does nothing else; it takes about 15 seconds. MODEL is a bundle's
+    directory or a packaged model's name.
 
     \b
     Example: certserve tune cifar10
@@ -34,7 +34,7 @@ def tune(model: str | None, execution: str | None, trust: bool, as_json: bool) -
     loaded = backends.load(found, None if execution is None else found.execution(execution), trust=trust)
     digest = found.digests[found.execution(loaded.name).file]
     with progress_bar(f"tuning {found.name}, {loaded.name}"):
-        candidates = tuning.candidates_for(loaded.facts.identity)
+        candidates = tuning.candidates_for(loaded.backend, max(found.sigmas))
         paces, ladder = tuning.measure(loaded.backend, max(found.sigmas), candidates=candidates)
     path = tuning.remember(digest, loaded.facts.identity, ladder)
     if as_json:

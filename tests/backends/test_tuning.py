@@ -14,7 +14,7 @@ import pytest
 from certserve import backends, bundle
 from certserve.backends.checks import LADDER
 from certserve.backends.tuning import candidates_for, ladder_for, measure, remember
-from certserve.errors import BackendFailed
+from certserve.errors import BackendFailed, OutOfMemory
 
 IDENTITY = {"runtime": "openvino", "device": "cpu", "threads": "1"}
 DIGEST = "d" * 64
@@ -92,9 +92,42 @@ def test_what_is_kept_is_found_again_for_the_same_file_and_machine_only() -> Non
     assert ladder_for(DIGEST, IDENTITY | {"threads": "2"}) == LADDER
 
 
+class Rounding:
+    """A backend whose logits are others, by one bit, in batches of `odd` rows, and which has no memory for `large`."""
+
+    shape = (1, 2, 2)
+    parallel = 1
+
+    def __init__(self, device: str = "cpu", odd: int = 0, large: int = 1 << 20) -> None:
+        self.identity = IDENTITY | {"device": device}
+        self._odd, self._large = odd, large
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if len(pixels) >= self._large:
+            raise OutOfMemory("no")
+        logits = pixels.reshape(len(pixels), 4)[:, :2]
+        return np.nextafter(logits, np.float32(9)) if len(pixels) == self._odd else logits.copy()
+
+
 def test_a_cuda_device_has_larger_batches() -> None:
     assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA"})[-1] > LADDER[-1]
-    assert max(candidates_for(IDENTITY | {"device": "NVIDIA"})) > max(candidates_for(IDENTITY))
+    assert candidates_for(Rounding(), 0.25) == (16, 32, 64, 128, 256)
+    assert max(candidates_for(Rounding("NVIDIA"), 0.25)) == 4096
+
+
+def test_what_would_make_it_another_classifier_is_not_tried() -> None:
+    assert candidates_for(Rounding(odd=128), 0.25) == (16, 32, 64, 256)
+    assert candidates_for(Rounding(large=128), 0.25) == (16, 32, 64)
+    assert candidates_for(Rounding(odd=64), 0.25) == (64,)  # the usual largest decides what the classifier is
+
+
+def test_a_user_without_a_home_has_the_usual_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert ladder_for(DIGEST, IDENTITY) == LADDER
 
 
 @pytest.mark.parametrize(
