@@ -20,6 +20,7 @@ __all__ = [
     "clopper_pearson_upper",
     "smallest_certifying_n",
     "smallest_predicting_n",
+    "smallest_target_n",
 ]
 
 LARGEST_N = 10_000_000
@@ -102,6 +103,24 @@ def smallest_predicting_n(alpha: float) -> int:
     n = max(1, math.floor(1.0 - math.log2(alpha)) - 1)
     while 2.0 * 0.5**n * (1.0 + 1e-10) > alpha:  # the slack of `decision.p_value`
         n += 1
+    return n
+
+
+def smallest_target_n(null: float, alpha: float) -> int:
+    """The smallest n with null^n <= alpha: with fewer draws nothing can show that a probability exceeds `null`.
+
+    Args:
+        null: the probability to be exceeded, in (0, 1). alpha: failure probability, in [1e-100, 1).
+
+    Raises:
+        ValueError: an argument outside its range, or no n up to 10^7 is enough.
+    """
+    _check(1, 1, alpha)
+    if not 0.0 < null < 1.0:
+        raise ValueError(f"the probability to be exceeded must lie in (0, 1), not {null!r}")
+    n = max(1, math.ceil(math.log(alpha) / math.log(null)))
+    if n > LARGEST_N:
+        raise ValueError(f"no n up to {LARGEST_N} shows a probability above {null!r} at alpha = {alpha!r}")
     return n
 
 

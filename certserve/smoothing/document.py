@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import types
 import typing
@@ -11,7 +12,7 @@ from typing import Any
 
 from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided
 
-__all__ = ["AnyOutcome", "from_document", "to_document"]
+__all__ = ["AnyOutcome", "canonical_json", "from_document", "to_document"]
 
 AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided
 
@@ -30,6 +31,18 @@ def to_document(outcome: AnyOutcome) -> dict[str, Any]:
     """The outcome as JSON types: `kind`, `statement`, and every field; floats keep all their digits."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(outcome, cls))
     return {"kind": kind, "statement": outcome.statement, **_plain(outcome)}
+
+
+def canonical_json(outcome: AnyOutcome) -> bytes:
+    """The outcome as the one sequence of bytes that is digested or signed: any changed digit changes it.
+
+    JSON in UTF-8, names sorted, no spaces, each float by the shortest decimal that reads back as it; `kind` and every
+    field, without the statement, which follows from them.
+    """
+    document = to_document(outcome)
+    del document["statement"]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
 
 
 def from_document(document: object) -> AnyOutcome:

@@ -24,6 +24,7 @@ __all__ = [
     "Origin",
     "PredictOutcome",
     "Prediction",
+    "Schedule",
     "Setting",
     "Space",
     "Undecided",
@@ -38,6 +39,9 @@ class Bound(StrEnum):
 
     BINARY = "binary"
     """The runner-up has at most 1 - p_lower (Cohen et al. 2019)."""
+
+    TWO_CLASS = "two-class"
+    """The runner-up is bounded from its own votes, with a share of alpha: p_upper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,20 @@ class Votes:
     def top(self) -> int:
         """The class with the most votes; the lowest index among equals."""
         return max(range(len(self.counts)), key=self.counts.__getitem__)
+
+    def runner_up(self, label: int) -> int:
+        """The most votes that a class other than `label` has; those for no class stand as a class of their own."""
+        return max([self.non_finite, *self.counts[:label], *self.counts[label + 1 :]])
+
+    def since(self, earlier: Votes) -> Votes:
+        """The votes that came after `earlier`."""
+        counts = tuple(late - early for late, early in zip(self.counts, earlier.counts, strict=True))
+        return Votes(counts, self.non_finite - earlier.non_finite)
+
+    def with_more(self, more: Votes) -> Votes:
+        """These votes and `more` together."""
+        counts = tuple(one + other for one, other in zip(self.counts, more.counts, strict=True))
+        return Votes(counts, self.non_finite + more.non_finite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,26 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a plan with several looks, radii or bounds fixes before any draw; empty for Fixed with the binary bound.
+
+    Attributes:
+        every: a look at each multiple of so many estimation draws, and at n; 0: at `Setting.looks` only.
+        alphas: what each look may spend on the bound of the label's probability; they and `runner_up_alphas`
+            together are at most alpha. Empty: all of alpha, whatever the number of looks.
+        runner_up_alphas: what each look may spend on the runner-up's bound; empty with the binary bound.
+        radii: the radii asked about, increasing, in input units; the first is the target.
+        precision: a radius that may be given up for fewer draws, in input units; 0: nothing.
+    """
+
+    every: int = 0
+    alphas: tuple[float, ...] = ()
+    runner_up_alphas: tuple[float, ...] = ()
+    radii: tuple[float, ...] = ()
+    precision: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """How the question was asked: every parameter that the answer depends on.
 
@@ -99,12 +137,14 @@ class Setting:
         sigma: noise level in input units.
         n0: selection draws (0 where the procedure has none). n: estimation draws.
         alpha: failure probability of the whole answer.
-        plan: the name of the plan ("fixed"). looks: the estimation indices at which it may decide.
+        plan: the name of the plan ("fixed"). looks: the estimation indices at which it may decide (empty where
+            `schedule.every` says it).
         bound: how the runner-up is bounded.
         arithmetic: "grid" or "float" (see `certserve.noise`). stream: what generates the noise.
-        arithmetic_error: d * eps, deducted from p_lower: the total variation between the noise drawn and the
-            noise that the guarantee speaks of, over all pixels.
+        arithmetic_error: d * eps, deducted from p_lower and added to p_upper: the total variation between the noise
+            drawn and the noise that the guarantee speaks of, over all pixels.
         nonce: what the caller added to make it another question, in hexadecimal; empty for nothing.
+        schedule: what else the plan fixed.
     """
 
     sigma: float
@@ -118,6 +158,7 @@ class Setting:
     stream: str
     arithmetic_error: float
     nonce: str = ""
+    schedule: Schedule = Schedule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +192,17 @@ class Certificate:
     label under the smoothed classifier g, the majority vote over infinitely many draws. It says nothing about the
     true label, nothing about the base classifier's own answer, and nothing about another execution of the model;
     a later finite Predict nearby may abstain, or err with its own alpha.
+    Of all the certificates that one job streams, the same alpha covers the event that any is false.
+
+    Attributes:
+        radius: in input units, rounded down.
+        p_lower: the label's probability under the noise is at least this, d * eps deducted; rounded down. For a
+            target: the probability that the radius needs, rounded up.
+        estimation: the votes at each look that it relies on. "fixed" and "looks": one, with TWO_CLASS under "looks"
+            two, that of p_lower and that of p_upper. "target": for each of `schedule.radii` up to this radius, the
+            look at which that one crossed.
+        p_upper: with TWO_CLASS, every other class's probability is at most this, d * eps added; rounded up. Else 1.
+        log_e_values: for a target, ln of the e-value at each look of `estimation`.
     """
 
     label: int
@@ -162,6 +214,8 @@ class Certificate:
     estimation: tuple[Votes, ...]
     setting: Setting
     origin: Origin
+    p_upper: float = 1.0
+    log_e_values: tuple[float, ...] = ()
 
     @property
     def statement(self) -> str:
@@ -175,7 +229,14 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The smoothed classifier's label: wrong about it with probability at most `setting.alpha`."""
+    """The smoothed classifier's label: wrong about it with probability at most `setting.alpha`.
+
+    Attributes:
+        p_value: rounded up. "anytime-predict": the reciprocal of the smallest e-value.
+        votes: the estimation votes at the look that decided.
+        selection: the selection votes; empty where the procedure has none.
+        reselections: "anytime-predict": the estimation votes at each look at which another candidate was chosen.
+    """
 
     label: int
     label_name: str
@@ -183,6 +244,8 @@ class Prediction:
     votes: Votes
     setting: Setting
     origin: Origin
+    selection: Votes = Votes(())
+    reselections: tuple[Votes, ...] = ()
 
     @property
     def statement(self) -> str:
@@ -199,9 +262,12 @@ class Abstention:
 
     Attributes:
         candidate: the class with the most votes (for Certify: in selection).
-        selection: the selection votes (no draws for Predict). estimation: the votes at each look.
-        p_lower: for Certify, the lower bound that was not above 1/2; else None.
+        selection: the selection votes (no draws for fixed Predict).
+        estimation: the votes at the looks that the bounds rely on, as for a Certificate; else at the latest look.
+        p_lower: for Certify, the lower bound that gives no positive radius; None for a target, and for Predict.
         p_value: for Predict, the p-value that was above alpha; else None.
+        p_upper: with TWO_CLASS, the upper bound on the runner-up's probability; else 1.
+        radius: for a target, the radius that was not shown, in input units; else 0.
     """
 
     candidate: int
@@ -212,11 +278,20 @@ class Abstention:
     origin: Origin
     p_lower: float | None = None
     p_value: float | None = None
+    p_upper: float = 1.0
+    radius: float = 0.0
 
     @property
     def statement(self) -> str:
         """One sentence of why nothing is guaranteed."""
-        if self.p_lower is not None:
+        if self.radius > 0.0:
+            why = f"{self.estimation[-1].total} draws did not show a radius of {round_up(self.radius)}"
+        elif self.setting.bound is Bound.TWO_CLASS:
+            why = (
+                f"its probability (at least {round_down(self.p_lower or 0.0)}) was not shown to be above that of "
+                f"every other (at most {round_up(self.p_upper)})"
+            )
+        elif self.p_lower is not None:
             why = f"its probability was shown to be at least {round_down(self.p_lower)}, which is not above 1/2"
         else:
             why = f"its lead could be chance (p-value {round_up(self.p_value or 0.0)})"

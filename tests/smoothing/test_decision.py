@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -201,7 +201,8 @@ class TestPlans:
         """The same for PREDICT, which has no selection."""
         votes, plan = Votes((80, 20, 0)), FixedPredict(100, 0.001)
         assert (plan.name, plan.n0, plan.looks) == ("fixed-predict", 0, (100,))
-        assert plan.decide(Evidence(NO_DRAWS, (votes,)), case(100)) == predict(votes, case(100))
+        question = case(100, n0=0, plan="fixed-predict")
+        assert plan.decide(Evidence(NO_DRAWS, (votes,)), question) == predict(votes, question)
 
     @pytest.mark.parametrize("draws", [0, -1, LARGEST_N + 1])
     def test_draws_outside_their_range(self, draws: int) -> None:
@@ -250,23 +251,6 @@ def test_certify_is_false_with_probability_at_most_alpha(n0: int, n: int, alpha:
         assert sum(selection[s] * estimation[k] for s, k in false) <= Fraction(alpha), p
 
 
-def compositions(n: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """Every way to give n votes to `parts` classes."""
-    if parts == 1:
-        yield (n,)
-        return
-    for first in range(n + 1):
-        for rest in compositions(n - first, parts - 1):
-            yield (first, *rest)
-
-
-def multinomial(counts: tuple[int, ...], p: tuple[Fraction, ...]) -> Fraction:
-    ways, left = 1, sum(counts)
-    for count in counts:
-        ways, left = ways * math.comb(left, count), left - count
-    return Fraction(ways) * math.prod(q**c for q, c in zip(p, counts, strict=True))
-
-
 @pytest.mark.parametrize(
     "shares",
     [
@@ -281,17 +265,19 @@ def multinomial(counts: tuple[int, ...], p: tuple[Fraction, ...]) -> Fraction:
     ],
 )
 @pytest.mark.parametrize(("n", "alpha"), [(8, 0.2), (16, 0.05)])
-def test_predict_errs_with_probability_at_most_alpha(n: int, alpha: float, shares: tuple[int, ...]) -> None:
+def test_predict_errs_with_probability_at_most_alpha(
+    n: int, alpha: float, shares: tuple[int, ...], enumeration: ModuleType
+) -> None:
     """More than alpha of all vote vectors naming a class that is not the most probable one fails; last is `none`."""
     p = tuple(Fraction(share, sum(shares)) for share in shares)
     wrong = Fraction(0)
-    for *counts, none in compositions(n, 4):
+    for *counts, none in enumeration.compositions(n, 4):
         outcome = predict(Votes(tuple(counts), none), case(n, alpha, plan="fixed-predict"))
         # Among equals there is no majority: naming either counts as an error, which is the harder case.
         if isinstance(outcome, Prediction) and not all(
             p[outcome.label] > q for c, q in enumerate(p) if c != outcome.label
         ):
-            wrong += multinomial((*counts, none), p)
+            wrong += enumeration.multinomial((*counts, none), p)
     assert wrong <= Fraction(alpha)
 
 

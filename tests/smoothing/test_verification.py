@@ -24,6 +24,7 @@ from certserve.smoothing.outcomes import (
     Certificate,
     Origin,
     Prediction,
+    Schedule,
     Setting,
     Space,
     Undecided,
@@ -274,18 +275,27 @@ numbers = st.one_of(
 counts = st.integers(-5, 120)
 votes = st.builds(Votes, st.lists(counts, max_size=4).map(tuple), counts)
 estimates = st.one_of(votes, st.integers(0, 100).map(lambda k: Votes((100 - k, k, 0))))
+shares = st.lists(numbers | st.sampled_from([1e-3, 1e-6]), max_size=2).map(tuple)
 settings_of_any_kind = st.builds(
     Setting,
     sigma=numbers,
     n0=st.sampled_from([0, 10, -1]),
     n=st.sampled_from([100, 0, -1, 10**12]),
     alpha=numbers,
-    plan=st.sampled_from(["fixed", "fixed-predict", ""]),
+    plan=st.sampled_from(["fixed", "fixed-predict", "looks", "target", "anytime-predict", ""]),
     looks=st.sampled_from([(100,), (), (50, 100)]),
-    bound=st.just(Bound.BINARY),
+    bound=st.sampled_from(Bound),
     arithmetic=st.just("grid"),
     stream=st.just("stream"),
     arithmetic_error=numbers,
+    schedule=st.builds(
+        Schedule,
+        every=st.sampled_from([0, 1, 50, 128, -1]),
+        alphas=shares,
+        runner_up_alphas=shares,
+        radii=shares,
+        precision=numbers,
+    ),
 )
 plausible = st.builds(lambda s, a, e: case(100, a, error=e, sigma=s).setting, numbers, numbers, numbers)
 
@@ -297,18 +307,27 @@ plausible = st.builds(lambda s, a, e: case(100, a, error=e, sigma=s).setting, nu
     radius=numbers,
     p=numbers,
     estimate=st.lists(estimates, max_size=2).map(tuple),
+    p_upper=numbers,
+    log_e_values=st.lists(numbers, max_size=2).map(tuple),
+    selected=st.sampled_from([Votes((1, 9, 0)), Votes(()), Votes((10, 0)), Votes((0, 10, 0), -1)]),
 )
 def test_nonsense_is_refused_and_nothing_else_happens(
-    setting: Setting, label: int, radius: float, p: float, estimate: tuple[Votes, ...]
+    setting: Setting,
+    label: int,
+    radius: float,
+    p: float,
+    estimate: tuple[Votes, ...],
+    p_upper: float,
+    log_e_values: tuple[float, ...],
+    selected: Votes,
 ) -> None:
     """A division by zero, a warning or an endless sum on numbers that no plan issues fails."""
-    selection = Votes((1, 9, 0))
-    forged = Certificate(label, "b", radius, "L2", p, selection, estimate, setting, ORIGIN)
+    forged = Certificate(label, "b", radius, "L2", p, selected, estimate, setting, ORIGIN, p_upper, log_e_values)
     with pytest.raises(VerificationFailed):
         verify(forged)
     if estimate:
         with pytest.raises(VerificationFailed):
-            verify(Prediction(label, "b", min(p, 0.0), estimate[0], setting, ORIGIN))
+            verify(Prediction(label, "b", min(p, 0.0), estimate[0], setting, ORIGIN, selected, estimate[1:]))
 
 
 def test_every_discrepancy_is_named() -> None:
