@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from certserve.client import AsyncClient, Client
     from certserve.endpoints.local import LocalModel
     from certserve.endpoints.local import open_model as open
+    from certserve.endpoints.plans import AnytimePlan, FixedPlan, LooksPlan, TargetPlan
     from certserve.endpoints.requests import ModelInfo
     from certserve.endpoints.verification import verify
     from certserve.errors import CertserveError
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Abstention": "certserve.smoothing.outcomes",
+    "AnytimePlan": "certserve.endpoints.plans",
     "Arithmetic": "certserve.noise.arithmetic",
     "AsyncClient": "certserve.client",
     "Bound": "certserve.smoothing.outcomes",
@@ -37,12 +39,15 @@ _HOME = {
     "CertserveError": "certserve.errors",
     "Client": "certserve.client",
     "EncodedImage": "certserve.images",
+    "FixedPlan": "certserve.endpoints.plans",
     "ImageFit": "certserve.images",
     "LocalModel": "certserve.endpoints.local",
+    "LooksPlan": "certserve.endpoints.plans",
     "ModelInfo": "certserve.endpoints.requests",
     "Prediction": "certserve.smoothing.outcomes",
     "RawImage": "certserve.images",
     "Secret": "certserve.noise.keystream",
+    "TargetPlan": "certserve.endpoints.plans",
     "Undecided": "certserve.smoothing.outcomes",
     "from_document": "certserve.smoothing.document",
     "open": "certserve.endpoints.local:open_model",
@@ -52,6 +57,7 @@ _HOME = {
 
 __all__ = [
     "Abstention",
+    "AnytimePlan",
     "Arithmetic",
     "AsyncClient",
     "Bound",
@@ -59,12 +65,15 @@ __all__ = [
     "CertserveError",
     "Client",
     "EncodedImage",
+    "FixedPlan",
     "ImageFit",
     "LocalModel",
+    "LooksPlan",
     "ModelInfo",
     "Prediction",
     "RawImage",
     "Secret",
+    "TargetPlan",
     "Undecided",
     "__version__",
     "from_document",

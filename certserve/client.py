@@ -6,28 +6,33 @@ Encoding and decoding are `certserve.wire`'s; a method here is: encode, call, de
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, Unpack
 
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from certserve.endpoints.requests import AnyImage, CertifyRequest, ModelInfo, PredictRequest, as_image
+from certserve.endpoints.requests import (
+    AnyImage,
+    CertifyArguments,
+    CertifyRequest,
+    ModelInfo,
+    PredictArguments,
+    PredictRequest,
+    as_image,
+)
 from certserve.errors import CertserveError, Unavailable
-from certserve.images import ImageFit
-from certserve.noise.arithmetic import Arithmetic
-from certserve.smoothing.outcomes import Bound, CertifyOutcome, PredictOutcome
+from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 from certserve.v1 import certserve_pb2 as pb
 from certserve.v1.certserve_pb2_grpc import CertServeStub
 from certserve.wire.errors import from_status
+from certserve.wire.many import certify_many_reply_from_wire
 from certserve.wire.outcomes import certify_outcome_from_wire, predict_outcome_from_wire
 from certserve.wire.requests import certify_request_to_wire, model_from_wire, predict_request_to_wire
 
 __all__ = ["AsyncClient", "Client"]
-
-Message = TypeVar("Message")
 
 _LARGEST_MESSAGE = 64 << 20
 _OPTIONS = (
@@ -65,19 +70,9 @@ class Client:
         self._metadata = _metadata(token)
 
     def predict(
-        self,
-        image: AnyImage,
-        *,
-        model: str = "",
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
-        timeout: float | None = None,
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[PredictArguments]
     ) -> PredictOutcome:
-        """The smoothed classifier's label; see `PredictRequest` for the arguments, `Prediction` for the guarantee.
+        """The smoothed classifier's label; see `PredictRequest` for the question, `Prediction` for the guarantee.
 
         Args:
             timeout: seconds after which to give up; None: never.
@@ -85,52 +80,49 @@ class Client:
         Raises:
             CertserveError: see `certserve.errors`.
         """
-        request = PredictRequest(
-            image=as_image(image),
-            model=model,
-            fit=fit,
-            sigma=sigma,
-            n=n,
-            alpha=alpha,
-            arithmetic=arithmetic,
-            nonce=nonce,
-        )
-        return predict_outcome_from_wire(self._call(self._stub.Predict, predict_request_to_wire(request), timeout))
+        message = predict_request_to_wire(PredictRequest(image=as_image(image), **question))
+        return predict_outcome_from_wire(self._call(self._stub.Predict, message, timeout))
 
     def certify(
-        self,
-        image: AnyImage,
-        *,
-        model: str = "",
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n0: int | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        plan: str = "fixed",
-        bound: Bound = Bound.BINARY,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
-        timeout: float | None = None,
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
     ) -> CertifyOutcome:
-        """A certificate; see `CertifyRequest` for the arguments, `Certificate` for the guarantee.
+        """A certificate; see `CertifyRequest` for the question, `Certificate` for the guarantee.
 
         `timeout` and errors as for `predict`.
         """
-        request = CertifyRequest(
-            image=as_image(image),
-            model=model,
-            fit=fit,
-            sigma=sigma,
-            n0=n0,
-            n=n,
-            alpha=alpha,
-            plan=plan,
-            bound=bound,
-            arithmetic=arithmetic,
-            nonce=nonce,
-        )
-        return certify_outcome_from_wire(self._call(self._stub.Certify, certify_request_to_wire(request), timeout))
+        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+        return certify_outcome_from_wire(self._call(self._stub.Certify, message, timeout))
+
+    def certify_stream(
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
+    ) -> Iterator[CertifyOutcome]:
+        """`certify`, with each better certificate as it comes; the last one is the outcome.
+
+        Every certificate is valid, all of them together at the one alpha, whenever the caller stops listening.
+        """
+        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+        for reply in self._stream(self._stub.CertifyStream, message, timeout):
+            yield certify_outcome_from_wire(reply)
+
+    def certify_many(
+        self,
+        images: Iterable[tuple[str, AnyImage]],
+        *,
+        timeout: float | None = None,
+        **question: Unpack[CertifyArguments],
+    ) -> Iterator[tuple[str, CertifyOutcome | CertserveError]]:
+        """Certify (tag, image) pairs under one question: (tag, outcome or error), as the answers are ready.
+
+        Images are read as the server takes them up, so there may be any number of them.
+        """
+
+        def messages() -> Iterator[pb.CertifyManyRequest]:
+            for tag, image in images:
+                request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+                yield pb.CertifyManyRequest(tag=tag, request=request)
+
+        for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
+            yield certify_many_reply_from_wire(reply)
 
     def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""
@@ -163,6 +155,18 @@ class Client:
         except ValueError as error:  # how gRPC says that the channel is closed
             raise Unavailable("This client was closed; open another.") from error
 
+    def _stream(self, method: Callable[..., Any], message: object, timeout: float | None) -> Iterator[Any]:
+        try:
+            replies = method(message, timeout=timeout, metadata=self._metadata)
+        except ValueError as error:  # as above
+            raise Unavailable("This client was closed; open another.") from error
+        try:
+            yield from replies
+        except grpc.RpcError as error:
+            raise _error_of(error) from error
+        finally:
+            replies.cancel()
+
 
 class AsyncClient:
     """`Client` for asyncio: the same constructor, methods and errors, to be awaited."""
@@ -184,64 +188,43 @@ class AsyncClient:
         self._metadata = _metadata(token)
 
     async def predict(
-        self,
-        image: AnyImage,
-        *,
-        model: str = "",
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
-        timeout: float | None = None,
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[PredictArguments]
     ) -> PredictOutcome:
         """As `Client.predict`; cancelling the awaiting task cancels the request in the server."""
-        request = PredictRequest(
-            image=as_image(image),
-            model=model,
-            fit=fit,
-            sigma=sigma,
-            n=n,
-            alpha=alpha,
-            arithmetic=arithmetic,
-            nonce=nonce,
-        )
-        reply = await self._call(self._stub.Predict, predict_request_to_wire(request), timeout)
-        return predict_outcome_from_wire(reply)
+        message = predict_request_to_wire(PredictRequest(image=as_image(image), **question))
+        return predict_outcome_from_wire(await self._call(self._stub.Predict, message, timeout))
 
     async def certify(
-        self,
-        image: AnyImage,
-        *,
-        model: str = "",
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n0: int | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        plan: str = "fixed",
-        bound: Bound = Bound.BINARY,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
-        timeout: float | None = None,
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
     ) -> CertifyOutcome:
         """As `Client.certify`; cancelling the awaiting task cancels the request in the server."""
-        request = CertifyRequest(
-            image=as_image(image),
-            model=model,
-            fit=fit,
-            sigma=sigma,
-            n0=n0,
-            n=n,
-            alpha=alpha,
-            plan=plan,
-            bound=bound,
-            arithmetic=arithmetic,
-            nonce=nonce,
-        )
-        reply = await self._call(self._stub.Certify, certify_request_to_wire(request), timeout)
-        return certify_outcome_from_wire(reply)
+        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+        return certify_outcome_from_wire(await self._call(self._stub.Certify, message, timeout))
+
+    async def certify_stream(
+        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
+    ) -> AsyncIterator[CertifyOutcome]:
+        """As `Client.certify_stream`; ending the iteration cancels the request in the server."""
+        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+        async for reply in self._stream(self._stub.CertifyStream, message, timeout):
+            yield certify_outcome_from_wire(reply)
+
+    async def certify_many(
+        self,
+        images: AsyncIterable[tuple[str, AnyImage]],
+        *,
+        timeout: float | None = None,
+        **question: Unpack[CertifyArguments],
+    ) -> AsyncIterator[tuple[str, CertifyOutcome | CertserveError]]:
+        """As `Client.certify_many`."""
+
+        async def messages() -> AsyncIterator[pb.CertifyManyRequest]:
+            async for tag, image in images:
+                request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+                yield pb.CertifyManyRequest(tag=tag, request=request)
+
+        async for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
+            yield certify_many_reply_from_wire(reply)
 
     async def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""
@@ -270,6 +253,19 @@ class AsyncClient:
             raise _error_of(error) from error
         except grpc.aio.UsageError as error:
             raise Unavailable("This client was closed; open another.") from error
+
+    async def _stream(self, method: Callable[..., Any], message: object, timeout: float | None) -> AsyncIterator[Any]:
+        try:
+            replies = method(message, timeout=timeout, metadata=self._metadata)
+        except grpc.aio.UsageError as error:
+            raise Unavailable("This client was closed; open another.") from error
+        try:
+            async for reply in replies:
+                yield reply
+        except grpc.RpcError as error:
+            raise _error_of(error) from error
+        finally:
+            replies.cancel()
 
 
 def _credentials(root_certificates: str | os.PathLike[str] | None) -> grpc.ChannelCredentials | None:

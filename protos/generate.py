@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-GENERATOR = ("grpcio-tools==1.74.0", "protobuf==6.31.1", "setuptools<81")
+GENERATOR = ("grpcio-tools==1.74.0", "googleapis-common-protos==1.70.0", "protobuf==6.31.1", "setuptools<81")
 PROTOS = Path(__file__).resolve().parent
 SOURCES = ("certserve/v1/certserve.proto",)
 
@@ -26,7 +26,8 @@ def generate(out: Path, environment: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *GENERATOR], check=True)
     outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
-    command = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTOS}", *outputs, *SOURCES]
+    (packages,) = environment.glob("lib/python3*/site-packages")  # googleapis-common-protos lies there
+    command = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"-I{packages}", *outputs, *SOURCES]
     subprocess.run(command, check=True)
 
 

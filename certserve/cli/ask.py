@@ -11,13 +11,25 @@ from typing import Any
 
 import click
 
-from certserve.cli.output import Answer, fails_in_one_sentence, json_option, print_answers, progress_bar
+from certserve.cli.output import (
+    Answer,
+    fails_in_one_sentence,
+    json_option,
+    live_answer,
+    print_answers,
+    progress_bar,
+)
+from certserve.cli.plans import certify_plan, certify_plan_options, predict_plan, predict_plan_options
 from certserve.errors import InvalidRequest
 from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
+from certserve.smoothing.outcomes import Bound
 
 __all__ = ["certify", "connection_options", "predict"]
+
+_Ask = Callable[[Any, str, dict[str, Any]], Any]
+"""The answer of a model about an image, told something more with the question."""
 
 _IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 
@@ -66,6 +78,7 @@ connection_options = _options(*_CONNECTING)
 @click.command()
 @_IMAGES
 @_options(*_ASKING)
+@predict_plan_options
 @connection_options
 @json_option
 @fails_in_one_sentence
@@ -73,26 +86,44 @@ def predict(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """The smoothed classifier's label for IMAGES.
 
     \b
-    Example: certserve predict photo.png --model my-bundle --fit resize-crop
+    Example: certserve predict photo.png --model my-bundle --fit resize-crop --anytime
     """
-    _tell(*_ask("predict", images, options), as_json)
+    question = _question(options, plan=predict_plan(options))
+    _tell(*_ask(images, options, lambda model, image, more: model.predict(image, **question, **more)), as_json)
 
 
 @click.command()
 @_IMAGES
 @_options(*_ASKING)
-@click.option("--n0", type=int, help="Draws that select the label.")
+@certify_plan_options
 @connection_options
 @json_option
 @fails_in_one_sentence
-def certify(images: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def certify(images: tuple[str, ...], as_json: bool, stream: bool, **options: Any) -> None:
     """The label of IMAGES, and the L2 radius within which nobody can change it.
+
+    By default all n draws are taken, and the radius is as published. With --target-radius the answer comes as soon as
+    that radius is shown, or plainly not there; with --precision, --time-budget or --stream the votes are looked at
+    after 200, 400, 800, ... draws.
 
     \b
     Example: certserve certify photo.png --n 10000 --json > certificate.json
              certserve verify certificate.json
+             certserve certify photo.png --n 100000 --target-radius 0.5
+             certserve certify photo.png --n 100000 --stream
     """
-    _tell(*_ask("certify", images, options), as_json)
+    question = _question(options, plan=certify_plan({**options, "stream": stream}), bound=Bound(options["bound"]))
+
+    def ask(model: Any, image: str, more: dict[str, Any]) -> Any:
+        if not stream:
+            return model.certify(image, **question, **more)
+        with live_answer(image) as show:
+            told = {name: value for name, value in more.items() if name == "model"}
+            for outcome in model.certify_stream(image, **question, **told):
+                show(outcome)
+        return outcome
+
+    _tell(*_ask(images, options, ask), as_json)
 
 
 def _tell(answers: list[Answer], refused: list[str], as_json: bool) -> None:
@@ -105,19 +136,24 @@ def _tell(answers: list[Answer], refused: list[str], as_json: bool) -> None:
         sys.exit(2)
 
 
-def _ask(method: str, images: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Answer], list[str]]:
-    """The answers, and a sentence about every image that was refused; another failure ends the asking."""
-    question: dict[str, Any] = {name: options[name] for name in ("sigma", "n", "alpha", "n0") if name in options}
+def _question(options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What is asked about each image."""
+    question = {name: options[name] for name in ("sigma", "n", "alpha", "n0", "time_budget")}
     question["fit"] = ImageFit(options["fit"])
     question["arithmetic"] = Arithmetic(options["arithmetic"]) if options["arithmetic"] else None
+    return question | more
+
+
+def _ask(images: tuple[str, ...], options: dict[str, Any], ask: _Ask) -> tuple[list[Answer], list[str]]:
+    """The answers, and a sentence about every image that was refused; another failure ends the asking."""
     answers: list[Answer] = []
     refused: list[str] = []
-    title = f"{method} {len(images)} image{'s' * (len(images) > 1)}"
-    with progress_bar(title, len(images)) as report, _model(options, answers, len(images), report) as ask:
+    title = f"asking about {len(images)} image{'s' * (len(images) > 1)}"
+    with progress_bar(title, len(images)) as report, _model(options, answers, len(images), report) as (model, more):
         for image in images:
             start = time.perf_counter()
             try:
-                answers.append((image, ask(method, image, question), time.perf_counter() - start))
+                answers.append((image, ask(model, image, more), time.perf_counter() - start))
             except InvalidRequest as error:
                 refused.append(f"{Path(image).name}: {error}")
             report(len(answers) + len(refused), len(images))
@@ -127,8 +163,8 @@ def _ask(method: str, images: tuple[str, ...], options: dict[str, Any]) -> tuple
 @contextmanager
 def _model(
     options: dict[str, Any], answers: list[Answer], total: int, report: Callable[[float, float | None], None]
-) -> Iterator[Callable[[str, str, dict[str, Any]], Any]]:
-    """A function that asks `method` about an image: in this process, or of the server."""
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A model to ask, in this process or a server's, and what else it is told with each question."""
     if options["server"]:
         for name in ("secret_file", "execution", "trust"):
             if options[name]:
@@ -138,9 +174,7 @@ def _model(
 
         token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
         with Client(options["server"], root_certificates=options["root_certificates"], token=token) as client:
-            yield lambda method, image, question: getattr(client, method)(
-                image, model=options["model"] or "", **question
-            )
+            yield client, {"model": options["model"] or ""}
         return
     if options["token_file"] or options["root_certificates"]:
         raise click.UsageError("--token-file and --root-certificates go with --server.")
@@ -149,8 +183,4 @@ def _model(
     secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
     given = {name: options[name] for name in ("execution", "trust")}
     with open_model(options["model"], **given, key_source=secret) as model:
-        yield lambda method, image, question: getattr(model, method)(
-            image,
-            on_progress=lambda done, of: report(len(answers) + done / of, total),
-            **question,
-        )
+        yield model, {"on_progress": lambda done, of: report(len(answers) + done / of, total)}

@@ -14,13 +14,14 @@ from rich.table import Table
 
 from certserve import datasets
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.cli.plans import certify_plan, dataset_plan_options
 from certserve.datasets import Dataset
 from certserve.evaluation.accuracy import Comparison, Share, certified_accuracy, compare
 from certserve.evaluation.coverage import fixed_error_rate
 from certserve.evaluation.tables import Row, read_table
 from certserve.images import Geometry
 from certserve.smoothing.bounds import LARGEST_N
-from certserve.smoothing.outcomes import round_up
+from certserve.smoothing.outcomes import Bound, round_up
 from certserve.smoothing.plans import Fixed
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def evaluate() -> None:
 @click.option("--n0", type=int, help="Selection draws; default: the model's.")
 @click.option("--n", type=int, help="Estimation draws; default: the model's.")
 @click.option("--alpha", type=float, help="Probability of a false certificate; default: the model's.")
+@dataset_plan_options
 @click.option("--radius", "radii", type=float, multiple=True, help="Report accuracy here; repeatable.")
 @click.option("--compare", "others", multiple=True, type=_PATH, help="Another table of the same images; repeatable.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a PNG of certified accuracy against radius.")
@@ -70,7 +72,7 @@ def certify(
     others: tuple[Path, ...],
     plot: Path | None,
     as_json: bool,
-    **question: Any,
+    **options: Any,
 ) -> None:
     """Certify a data set into a table, and report certified accuracy with exact intervals.
 
@@ -80,6 +82,7 @@ def certify(
     \b
     Example: certserve evaluate certify --data cifar10_test.npz --every 20 --n 10000 -o table.tsv
                  --compare published.tsv --plot curve.png
+             certserve evaluate certify --data cifar10_test.npz --n 100000 --target-radius 0.5 -o half.tsv
     """
     from certserve.endpoints.local import open_model
     from certserve.evaluation.certify import Question, secret_of
@@ -89,8 +92,10 @@ def certify(
     names = _names([output, *others])
     tables = {names[path]: read_table(path) for path in others}
     with open_model(model, execution=execution, trust=trust, key_source=secret_of(output)) as opened:
-        rows = _rows(opened, _read(opened, paths, split, every), Question(**question), output)
-        alpha = question["alpha"] or opened.get_model().defaults.alpha
+        numbers = {name: options[name] for name in ("sigma", "n0", "n", "alpha")}
+        question = Question(**numbers, plan=certify_plan(options), bound=Bound(options["bound"]))
+        rows = _rows(opened, _read(opened, paths, split, every), question, output)
+        alpha = question.alpha or opened.get_model().defaults.alpha
     wanted = radii or (0.0, 0.25, 0.5, 0.75)
     shares = [certified_accuracy(rows, radius, alpha=alpha) for radius in wanted]
     comparisons = {name: [compare(rows, table, radius) for radius in wanted] for name, table in tables.items()}

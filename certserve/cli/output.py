@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from certserve.errors import CertserveError, InvalidRequest
 from certserve.smoothing.document import AnyOutcome, to_document
@@ -25,6 +28,7 @@ __all__ = [
     "Answer",
     "fails_in_one_sentence",
     "json_option",
+    "live_answer",
     "print_answers",
     "print_json",
     "progress_bar",
@@ -100,6 +104,23 @@ def _cells(outcome: AnyOutcome) -> tuple[str, str, str]:
 
 def _share(votes: Votes, label: int) -> str:
     return f"{votes.counts[label]:,} of {votes.total:,}"
+
+
+@contextmanager
+def live_answer(image: str) -> Iterator[Callable[[AnyOutcome], None]]:
+    """Shows the latest of an image's outcomes on standard error: a line in place on a terminal, else a line each."""
+    console = Console(stderr=True)
+    start = time.perf_counter()
+
+    def line(outcome: AnyOutcome) -> str:
+        answer, radius, votes = _cells(outcome)
+        return f"{Path(image).name}: {answer}, radius {radius}, {votes}, {time.perf_counter() - start:.2f} s"
+
+    if not console.is_terminal:
+        yield lambda outcome: console.print(line(outcome), highlight=False, markup=False, soft_wrap=True)
+        return
+    with Live(console=console, transient=True) as live:
+        yield lambda outcome: live.update(Text(line(outcome)))
 
 
 @contextmanager

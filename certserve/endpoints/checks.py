@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from certserve import images
 from certserve.endpoints.models import ServedModel
+from certserve.endpoints.plans import Budgets, CertifyPlan, PredictPlan
+from certserve.endpoints.requests import CertifyRequest, PredictRequest
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageInput, Limits
-from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.smoothing.bounds import SMALLEST_ALPHA
-from certserve.smoothing.plans import Fixed
+from certserve.smoothing.outcomes import Bound
+from certserve.smoothing.plans import Fixed, Plan
 
 __all__ = ["Checks"]
 
@@ -70,22 +74,46 @@ class Checks:
                                "pixels, or ask for float arithmetic")  # fmt: skip
         return arithmetic or (Arithmetic.GRID if on_grid else Arithmetic.FLOAT)
 
-    def enough(self, n: int, alpha: float, smallest: Callable[[], int]) -> None:
+    def budgets(self, request: PredictRequest | CertifyRequest, default_n: int) -> tuple[Budgets, Arithmetic]:
+        """What the request says, or the model's defaults, of all that every plan is fixed with."""
+        looks = getattr(request.plan, "looks", ())
+        sigma = self.sigma(request.sigma)
+        n0 = self.draws("n0", request.n0, self._model.bundle.defaults.n0)
+        n = self.draws("n", looks[-1] if looks and request.n is None else request.n, default_n)
+        alpha = self.alpha(request.alpha)
+        arithmetic = self.image(request.image, request.fit, request.arithmetic)
+        error = arithmetic_error(arithmetic, sigma, math.prod(self._model.bundle.shape))
+        bound = request.bound if isinstance(request, CertifyRequest) else Bound.BINARY
+        return Budgets(n0, n, alpha, bound, sigma, error), arithmetic
+
+    def certify_plan(self, plan: CertifyPlan, budgets: Budgets) -> Plan:
+        """The plan; where it cannot be, another, and what is wrong."""
+        return self._planned(plan.certify, plan.smallest_n, budgets)
+
+    def predict_plan(self, plan: PredictPlan, budgets: Budgets) -> Plan:
+        """The plan; where it cannot be, another, and what is wrong."""
+        return self._planned(plan.predict, plan.smallest_predicting_n, budgets)
+
+    def _planned(self, make: Callable[[Budgets], Plan], smallest: Callable[[Budgets], int], budgets: Budgets) -> Plan:
         try:
-            least = smallest()
+            plan = make(budgets)
         except ValueError as error:
-            self._add("alpha", str(error))
-            return
-        if n < least:
+            self._add("plan", str(error))
+            return Fixed(budgets.n0, budgets.n, budgets.alpha)
+        try:
+            least = smallest(budgets)
+        except ValueError as error:
+            self._add("alpha" if "alpha" in str(error) else "plan", str(error))
+            return plan
+        if budgets.n < least:
             self._add(
-                "n", f"{n} draws cannot give an answer at alpha = {alpha!r}; the smallest n that could is {least}"
+                "n",
+                f"{budgets.n} draws cannot give an answer at alpha = {budgets.alpha!r}; the smallest n that could is "
+                f"{least}",
             )
+        return plan
 
-    def plan(self, name: str) -> None:
-        if name != Fixed.name:
-            self._add("plan", f"unknown plan {name!r}; this version has {Fixed.name!r}")
-
-    def conclude(self, image: ImageInput | None, nonce: bytes) -> ImageInput:
+    def conclude(self, image: ImageInput | None, nonce: bytes, time_budget: float | None) -> ImageInput:
         """The image, if nothing was wrong.
 
         Raises:
@@ -93,6 +121,8 @@ class Checks:
         """
         if len(nonce) > _LARGEST_NONCE:
             self._add("nonce", f"has {len(nonce)} bytes; at most {_LARGEST_NONCE} are allowed")
+        if time_budget is not None and not 0.0 < time_budget < math.inf:
+            self._add("time_budget", f"must be a positive number of seconds, not {time_budget!r}")
         if self._violations or image is None:
             raise InvalidRequest(self._violations)
         return image

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 from certserve.endpoints.models import LoadedModel
-from certserve.endpoints.requests import AnyImage, CertifyRequest, ModelInfo, PredictRequest, as_image
+from certserve.endpoints.requests import (
+    AnyImage,
+    CertifyArguments,
+    CertifyRequest,
+    ModelInfo,
+    PredictArguments,
+    PredictRequest,
+    as_image,
+)
 from certserve.endpoints.service import Service, running
 from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
 from certserve.errors import Unavailable
-from certserve.images import ImageFit
-from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
-from certserve.smoothing.outcomes import Bound, CertifyOutcome, PredictOutcome
+from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 from certserve.zoo import path_of
 
 __all__ = ["LocalModel", "open_model"]
@@ -66,16 +72,11 @@ class LocalModel:
         self,
         image: AnyImage,
         *,
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
         timeout: float | None = None,
         on_progress: Progress | None = None,
+        **question: Unpack[PredictArguments],
     ) -> PredictOutcome:
-        """The smoothed classifier's label; see `PredictRequest` for the arguments, `Prediction` for the guarantee.
+        """The smoothed classifier's label; see `PredictRequest` for the question, `Prediction` for the guarantee.
 
         Args:
             timeout: seconds after which to give up; None: never.
@@ -84,44 +85,46 @@ class LocalModel:
         Raises:
             CertserveError: see `certserve.errors`.
         """
-        request = PredictRequest(
-            image=as_image(image), fit=fit, sigma=sigma, n=n, alpha=alpha, arithmetic=arithmetic, nonce=nonce
-        )
+        request = PredictRequest(image=as_image(image), **question)
         return self._wait(self._endpoints.predict(request, timeout=timeout, on_progress=on_progress))
 
     def certify(
         self,
         image: AnyImage,
         *,
-        fit: ImageFit = ImageFit.EXACT,
-        sigma: float | None = None,
-        n0: int | None = None,
-        n: int | None = None,
-        alpha: float | None = None,
-        plan: str = "fixed",
-        bound: Bound = Bound.BINARY,
-        arithmetic: Arithmetic | None = None,
-        nonce: bytes = b"",
         timeout: float | None = None,
         on_progress: Progress | None = None,
+        **question: Unpack[CertifyArguments],
     ) -> CertifyOutcome:
-        """A certificate; see `CertifyRequest` for the arguments, `Certificate` for the guarantee.
+        """A certificate; see `CertifyRequest` for the question, `Certificate` for the guarantee.
 
         `timeout`, `on_progress` and errors as for `predict`.
         """
-        request = CertifyRequest(
-            image=as_image(image),
-            fit=fit,
-            sigma=sigma,
-            n0=n0,
-            n=n,
-            alpha=alpha,
-            plan=plan,
-            bound=bound,
-            arithmetic=arithmetic,
-            nonce=nonce,
-        )
+        request = CertifyRequest(image=as_image(image), **question)
         return self._wait(self._endpoints.certify(request, timeout=timeout, on_progress=on_progress))
+
+    def certify_stream(
+        self,
+        image: AnyImage,
+        *,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+        **question: Unpack[CertifyArguments],
+    ) -> Iterator[CertifyOutcome]:
+        """`certify`, with each better certificate as it comes; the last one is the outcome.
+
+        Every certificate is valid, all of them together at the one alpha, whenever the caller stops listening.
+        """
+        request = CertifyRequest(image=as_image(image), **question)
+        replies = self._endpoints.certify_stream(request, timeout=timeout, on_progress=on_progress)
+        try:
+            while (reply := self._wait(anext(replies, None))) is not None:
+                outcome, final = reply
+                yield outcome
+                if final:
+                    return
+        finally:
+            self._wait(replies.aclose())
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The one model there is."""
@@ -166,7 +169,8 @@ class LocalModel:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    def _wait(self, awaitable: Awaitable[Result]) -> Result:
+        coroutine = _awaited(awaitable)
         with self._lock:
             if self._closed:
                 coroutine.close()
@@ -179,3 +183,7 @@ class LocalModel:
         except BaseException:  # such as KeyboardInterrupt in the waiting thread: the request goes with it
             future.cancel()
             raise
+
+
+async def _awaited(awaitable: Awaitable[Result]) -> Result:
+    return await awaitable

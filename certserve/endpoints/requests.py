@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 
 from certserve.bundle import Defaults
+from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
 from certserve.errors import Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
@@ -19,9 +20,11 @@ from certserve.smoothing.outcomes import Bound
 
 __all__ = [
     "AnyImage",
+    "CertifyArguments",
     "CertifyRequest",
     "ExecutionInfo",
     "ModelInfo",
+    "PredictArguments",
     "PredictRequest",
     "as_image",
 ]
@@ -87,6 +90,15 @@ def _bytes(value: Any) -> bytes:
     return bytes(memoryview(value))
 
 
+def _one_of(*kinds: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise TypeError("not one of them")
+        return value
+
+    return check
+
+
 _REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce"})
 _EXPECTED = {
     "model": "a name",
@@ -95,21 +107,57 @@ _EXPECTED = {
     "n0": "a whole number",
     "n": "a whole number",
     "alpha": "a number",
-    "plan": "a plan's name",
+    "plan": "a plan for this (FixedPlan, TargetPlan or LooksPlan to certify; FixedPlan or AnytimePlan to predict)",
     "bound": "one of " + ", ".join(Bound),
     "arithmetic": "one of " + ", ".join(Arithmetic),
+    "time_budget": "a number of seconds",
     "nonce": "bytes",
 }
-_PREDICT_KINDS: Mapping[str, Callable[[Any], Any]] = {
+_FIXED = FixedPlan()
+_KINDS: Mapping[str, Callable[[Any], Any]] = {
     "model": _text,
     "fit": ImageFit,
     "sigma": _real,
+    "n0": _integer,
     "n": _integer,
     "alpha": _real,
+    "time_budget": _real,
     "arithmetic": Arithmetic,
     "nonce": _bytes,
 }
-_CERTIFY_KINDS: Mapping[str, Callable[[Any], Any]] = {**_PREDICT_KINDS, "n0": _integer, "plan": _text, "bound": Bound}
+_PREDICT_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, AnytimePlan)}
+_CERTIFY_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, TargetPlan, LooksPlan), "bound": Bound}
+
+
+class PredictArguments(TypedDict, total=False):
+    """What may be said of a Predict besides its image; see `PredictRequest`."""
+
+    model: str
+    fit: ImageFit
+    sigma: float | None
+    n0: int | None
+    n: int | None
+    alpha: float | None
+    plan: PredictPlan
+    time_budget: float | None
+    arithmetic: Arithmetic | None
+    nonce: bytes
+
+
+class CertifyArguments(TypedDict, total=False):
+    """What may be said of a Certify besides its image; see `CertifyRequest`."""
+
+    model: str
+    fit: ImageFit
+    sigma: float | None
+    n0: int | None
+    n: int | None
+    alpha: float | None
+    plan: CertifyPlan
+    bound: Bound
+    time_budget: float | None
+    arithmetic: Arithmetic | None
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +167,8 @@ class PredictRequest:
     Attributes:
         model: its name; empty for the default model.
         sigma: noise level in input units, one of the model's. n: draws. alpha: probability of a wrong label.
+        plan: FixedPlan, or AnytimePlan, which takes n0 selection draws too.
+        time_budget: seconds from receipt, > 0, after which the answer is `Undecided`; None: no limit.
         arithmetic: None: grid where the input allows it. nonce: at most 64 bytes; another one, another question.
         malformed: what the transport found wrong, to be named with everything else.
     """
@@ -127,8 +177,11 @@ class PredictRequest:
     model: str = ""
     fit: ImageFit = ImageFit.EXACT
     sigma: float | None = None
+    n0: int | None = None
     n: int | None = None
     alpha: float | None = None
+    plan: PredictPlan = _FIXED
+    time_budget: float | None = None
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
     malformed: tuple[Violation, ...] = ()
@@ -143,7 +196,9 @@ class CertifyRequest:
 
     Attributes:
         n0: selection draws. n: estimation draws. alpha: probability of a false certificate.
-        plan: "fixed". bound: how the runner-up is bounded.
+        plan: FixedPlan, TargetPlan or LooksPlan. bound: how the runner-up is bounded.
+        time_budget: seconds from receipt, > 0, after which the answer is the best certificate of the completed looks,
+            or `Undecided`; None: no limit.
         The rest as for `PredictRequest`.
     """
 
@@ -154,8 +209,9 @@ class CertifyRequest:
     n0: int | None = None
     n: int | None = None
     alpha: float | None = None
-    plan: str = "fixed"
+    plan: CertifyPlan = _FIXED
     bound: Bound = Bound.BINARY
+    time_budget: float | None = None
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
     malformed: tuple[Violation, ...] = ()

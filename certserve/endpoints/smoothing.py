@@ -7,11 +7,12 @@ all violations at once; then admission; only then is the image decoded, and the 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +28,26 @@ from certserve.noise.grid import LEVELS
 from certserve.noise.keystream import STREAM
 from certserve.sampling.engine import Job
 from certserve.sampling.source import DrawSource
-from certserve.smoothing.bounds import smallest_certifying_n, smallest_predicting_n
-from certserve.smoothing.outcomes import Abstention, Case, Certificate, Origin, Prediction, Setting, Space
-from certserve.smoothing.plans import Fixed, FixedPredict, Plan
+from certserve.smoothing.outcomes import (
+    Case,
+    Certificate,
+    CertifyOutcome,
+    Origin,
+    PredictOutcome,
+    Setting,
+    Space,
+    Votes,
+)
+from certserve.smoothing.plans import Decider, Plan
 
-__all__ = ["Progress", "SmoothingEndpoints"]
+__all__ = ["OnBetter", "Progress", "SmoothingEndpoints"]
 
 Progress = Callable[[int, int], None]
 """Told how many of a request's draws have been counted, and how many there will be at most."""
 
-Outcome = TypeVar("Outcome")
+OnBetter = Callable[[Certificate], None]
+"""Told of each certificate that is better than those before."""
+
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 _UNITS = "pixels in [0, 1]"
@@ -54,6 +65,25 @@ class _Question:
     plan: Plan
     arithmetic: Arithmetic
     nonce: bytes
+    time_budget: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """A decider that tells of each certificate that is better than those before."""
+
+    decider: Decider[Any]
+    on_better: OnBetter
+
+    def look(self, selection: Votes, votes: Votes) -> Any:
+        before = self.decider.best
+        outcome = self.decider.look(selection, votes)
+        if self.decider.best is not None and self.decider.best is not before:
+            self.on_better(self.decider.best)
+        return outcome
+
+    def end(self, reason: str) -> Any:
+        return self.decider.end(reason)
 
 
 class SmoothingEndpoints:
@@ -70,7 +100,7 @@ class SmoothingEndpoints:
 
     async def predict(
         self, request: PredictRequest, *, timeout: float | None = None, on_progress: Progress | None = None
-    ) -> Prediction | Abstention:
+    ) -> PredictOutcome:
         """The smoothed classifier's label, or an Abstention; see `Prediction` for the guarantee.
 
         Args:
@@ -82,34 +112,56 @@ class SmoothingEndpoints:
         """
         model = self._models.get(request.model)
         checks = Checks(model, self._limits, request.malformed)
-        sigma = checks.sigma(request.sigma)
-        n = checks.draws("n", request.n, model.bundle.defaults.predict_n)
-        alpha = checks.alpha(request.alpha)
-        arithmetic = checks.image(request.image, request.fit, request.arithmetic)
-        checks.enough(n, alpha, lambda: smallest_predicting_n(alpha))
-        image = checks.conclude(request.image, request.nonce)
-        plan = FixedPredict(n, alpha)
-        question = _Question("predict", model, image, request.fit, sigma, plan, arithmetic, request.nonce)
-        return await self._answer(question, plan.decide, timeout, on_progress)
+        budgets, arithmetic = checks.budgets(request, model.bundle.defaults.predict_n)
+        plan = checks.predict_plan(request.plan, budgets)
+        image = checks.conclude(request.image, request.nonce, request.time_budget)
+        question = _Question(
+            "predict", model, image, request.fit, budgets.sigma, plan, arithmetic, request.nonce, request.time_budget
+        )
+        outcome: PredictOutcome = await self._answer(question, timeout, on_progress)
+        return outcome
 
     async def certify(
-        self, request: CertifyRequest, *, timeout: float | None = None, on_progress: Progress | None = None
-    ) -> Certificate | Abstention:
-        """A certificate, or an Abstention; see `Certificate` for the guarantee. Arguments and errors as `predict`."""
+        self,
+        request: CertifyRequest,
+        *,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+        on_better: OnBetter | None = None,
+    ) -> CertifyOutcome:
+        """A certificate, or an Abstention; see `Certificate` for the guarantee. Arguments and errors as `predict`.
+
+        Args:
+            on_better: told of the certificate at each look that improves it.
+        """
         model = self._models.get(request.model)
         checks = Checks(model, self._limits, request.malformed)
-        sigma = checks.sigma(request.sigma)
-        n0 = checks.draws("n0", request.n0, model.bundle.defaults.n0)
-        n = checks.draws("n", request.n, model.bundle.defaults.n)
-        alpha = checks.alpha(request.alpha)
-        arithmetic = checks.image(request.image, request.fit, request.arithmetic)
-        error = arithmetic_error(arithmetic, sigma, math.prod(model.bundle.shape))
-        checks.enough(n, alpha, lambda: smallest_certifying_n(alpha, error))
-        checks.plan(request.plan)
-        image = checks.conclude(request.image, request.nonce)
-        plan = Fixed(n0, n, alpha, request.bound)
-        question = _Question("certify", model, image, request.fit, sigma, plan, arithmetic, request.nonce)
-        return await self._answer(question, plan.decide, timeout, on_progress)
+        budgets, arithmetic = checks.budgets(request, model.bundle.defaults.n)
+        plan = checks.certify_plan(request.plan, budgets)
+        image = checks.conclude(request.image, request.nonce, request.time_budget)
+        question = _Question(
+            "certify", model, image, request.fit, budgets.sigma, plan, arithmetic, request.nonce, request.time_budget
+        )
+        outcome: CertifyOutcome = await self._answer(question, timeout, on_progress, on_better)
+        return outcome
+
+    async def certify_stream(
+        self, request: CertifyRequest, *, timeout: float | None = None, on_progress: Progress | None = None
+    ) -> AsyncGenerator[tuple[CertifyOutcome, bool]]:
+        """Each better certificate as it comes, with False; then the outcome, with True. Errors as `certify`."""
+        news: asyncio.Queue[Certificate | None] = asyncio.Queue()
+        task = asyncio.create_task(
+            self.certify(request, timeout=timeout, on_progress=on_progress, on_better=news.put_nowait)
+        )
+        task.add_done_callback(lambda _: news.put_nowait(None))
+        try:
+            while (better := await news.get()) is not None:
+                yield better, False
+            yield await task, True
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """Every model, the default one first."""
@@ -126,24 +178,29 @@ class SmoothingEndpoints:
     async def _answer(
         self,
         question: _Question,
-        decide: Callable[[Any, Case], Outcome],
         timeout: float | None,
         on_progress: Progress | None,
-    ) -> Outcome:
-        total = question.plan.n0 + question.plan.n
-        question.model.engine.check_admission(question.plan.n, question.plan.n0, timeout)
+        on_better: OnBetter | None = None,
+    ) -> Any:
+        received = time.monotonic()
+        plan, engine = question.plan, question.model.engine
+        total = plan.n0 + plan.n
+        engine.check_admission(plan.n, plan.n0, timeout, first_look=plan.looks[0])
         try:
             async with asyncio.timeout(timeout):
                 pixels = await self._decode(question)
                 case = _case_of(question, pixels)
-                job = Job(
+                decider = plan.begin(case)
+                job: Job[Any] = Job(
                     source=_source_of(question, case, pixels),
-                    n0=question.plan.n0,
-                    looks=question.plan.looks,
-                    decide=lambda evidence: decide(evidence, case),
+                    n0=plan.n0,
+                    looks=plan.looks,
+                    decider=decider if on_better is None else _Telling(decider, on_better),
                     on_progress=None if on_progress is None else lambda done: on_progress(done, total),
                 )
-                outcome = await question.model.engine.run(job)
+                spent = time.monotonic() - received
+                budget = None if question.time_budget is None else question.time_budget - spent
+                outcome = await engine.run(job, budget)
         except TimeoutError:
             if timeout is None:
                 raise
@@ -179,12 +236,13 @@ def _case_of(question: _Question, pixels: Pixels) -> Case:
         n=plan.n,
         alpha=plan.alpha,
         plan=plan.name,
-        looks=tuple(plan.looks),
+        looks=() if plan.schedule.every else tuple(plan.looks),
         bound=plan.bound,
         arithmetic=question.arithmetic.value,
         stream=STREAM,
         arithmetic_error=arithmetic_error(question.arithmetic, question.sigma, pixels.size),
         nonce=question.nonce.hex(),
+        schedule=plan.schedule,
     )
     space = Space(
         description=images.describe_space(question.image, model.geometry, question.fit),
@@ -204,8 +262,13 @@ def _case_of(question: _Question, pixels: Pixels) -> Case:
 
 
 def _source_of(question: _Question, case: Case, pixels: Pixels) -> DrawSource:
-    """The noisy copies, under the key that the whole question gives: the same question, the same draws."""
+    """The noisy copies, under the key that the whole question gives: the same question, the same draws.
+
+    Everything that the answer depends on is in the key, so a changed question draws fresh noise; the time budget,
+    which only ends the same looks earlier, is not.
+    """
     setting = case.setting
+    schedule = setting.schedule
     key = question.model.secret.key(
         {
             "procedure": question.procedure,
@@ -219,6 +282,11 @@ def _source_of(question: _Question, case: Case, pixels: Pixels) -> DrawSource:
             "alpha": setting.alpha,
             "plan": setting.plan,
             "bound": setting.bound.value,
+            "looks": " ".join(map(str, setting.looks)),
+            "every": schedule.every,
+            "alphas": " ".join(map(float.hex, (*schedule.alphas, *schedule.runner_up_alphas))),
+            "radii": " ".join(map(float.hex, schedule.radii)),
+            "precision": schedule.precision,
             "nonce": question.nonce,
         }
     )

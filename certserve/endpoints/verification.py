@@ -1,16 +1,23 @@
-"""Whether an outcome follows from its own numbers, the noise's claim about itself included."""
+"""Whether an outcome follows from its own numbers, and from the noise that it says it was drawn with."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
+from certserve.endpoints.local import LocalModel
+from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, TargetPlan
+from certserve.endpoints.requests import AnyImage
 from certserve.errors import VerificationFailed
+from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.smoothing import verification
 from certserve.smoothing.document import AnyOutcome
-from certserve.smoothing.outcomes import Undecided
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Setting, Undecided
 
-__all__ = ["verify"]
+__all__ = ["verify", "verify_by_drawing"]
+
+Settled: TypeAlias = Certificate | Prediction | Abstention
 
 
 def verify(outcome: AnyOutcome) -> tuple[str, ...]:
@@ -40,3 +47,62 @@ def verify(outcome: AnyOutcome) -> tuple[str, ...]:
         *checked,
         f"d * eps covers the {setting.arithmetic} noise of {dimension} pixels at sigma {setting.sigma:g}.",
     )
+
+
+def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, fit: ImageFit = ImageFit.EXACT) -> str:
+    """Ask the outcome's question again, with the same noise, and compare every vote; what was found, in a sentence.
+
+    Args:
+        model: opened with the secret that the outcome was drawn with (`key_source`), and its execution.
+        image: the image, as it was sent. fit: as it was asked for.
+
+    Raises:
+        VerificationFailed: another model, execution, secret or image; or the answer is another one.
+        CertserveError: as `LocalModel.certify`.
+    """
+    if isinstance(outcome, Undecided):
+        return "Nothing is claimed, so nothing was drawn again."
+    info = model.get_model()
+    asked = {
+        "fingerprint of the execution": (outcome.origin.fingerprint, info.execution.fingerprint),
+        "commitment to the secret": (outcome.origin.commitment, info.commitment),
+    }
+    _compare(asked)
+    answers = _asked_again(outcome, model, image, fit)
+    _compare({"digest of the pixels": (outcome.origin.space.digest, answers[-1].origin.space.digest)})
+    if outcome not in answers:
+        raise VerificationFailed(["drawn again with the same noise, the votes or what they come to are others"])
+    return "Drawn again with the same noise, every vote and every number is the same."
+
+
+def _asked_again(outcome: Settled, model: LocalModel, image: AnyImage, fit: ImageFit) -> list[AnyOutcome]:
+    """All that the question gives: each better certificate on the way, and the outcome."""
+    setting = outcome.setting
+    common: dict[str, Any] = {
+        "fit": fit,
+        "sigma": setting.sigma,
+        "n": setting.n,
+        "alpha": setting.alpha,
+        "arithmetic": Arithmetic(setting.arithmetic),
+        "nonce": bytes.fromhex(setting.nonce),
+    }
+    if setting.plan == "fixed-predict":
+        return [model.predict(image, **common)]
+    common["n0"] = setting.n0
+    if setting.plan == "anytime-predict":
+        return [model.predict(image, plan=AnytimePlan(), **common)]
+    return list(model.certify_stream(image, plan=_certify_plan(setting), bound=setting.bound, **common))
+
+
+def _certify_plan(setting: Setting) -> CertifyPlan:
+    if setting.plan == "target":
+        return TargetPlan(setting.schedule.radii[0], setting.schedule.radii[1:])
+    if setting.plan == "looks":
+        return LooksPlan(setting.looks, setting.schedule.precision or None)
+    return FixedPlan()
+
+
+def _compare(pairs: dict[str, tuple[str, str]]) -> None:
+    wrong = [f"the {name} is {theirs}, here {ours}" for name, (theirs, ours) in pairs.items() if theirs != ours]
+    if wrong:
+        raise VerificationFailed(wrong)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import numpy as np
 
 from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
+from certserve.endpoints.plans import CertifyPlan, FixedPlan
 from certserve.evaluation.tables import ABSTAINED, Row, TableError, append_row, drop_unfinished, read_table
 from certserve.noise.keystream import Secret
-from certserve.smoothing.outcomes import Certificate
+from certserve.smoothing.outcomes import Bound, Certificate
 
 __all__ = ["Question", "certify_dataset", "secret_of"]
 
+_FIXED = FixedPlan()
 _TOGETHER = 3  # images in progress: their last draws share batches, and a late one does not stop the next
 
 
@@ -35,6 +37,8 @@ class Question:
     n0: int | None = None
     n: int | None = None
     alpha: float | None = None
+    plan: CertifyPlan = _FIXED
+    bound: Bound = Bound.BINARY
 
 
 def secret_of(table: Path) -> Secret:
@@ -114,6 +118,8 @@ def _certify_one(model: LocalModel, dataset: Dataset, question: Question, i: int
         n0=question.n0,
         n=question.n,
         alpha=question.alpha,
+        plan=question.plan,
+        bound=question.bound,
     )
     seconds = time.perf_counter() - start
     idx, label = int(dataset.idx[i]), int(dataset.labels[i])
@@ -136,12 +142,14 @@ def _check_record(model: LocalModel, question: Question, table: Path) -> None:
         "n0": question.n0 or defaults.n0,
         "n": question.n or defaults.n,
         "alpha": question.alpha or defaults.alpha,
+        "plan": {"kind": type(question.plan).__name__, **asdict(question.plan)},
+        "bound": question.bound.value,
         "commitment": info.commitment,
     }
     beside = table.with_name(table.name + ".json")
     if table.exists() and table.stat().st_size:
         begun = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
-        if begun != record:
+        if begun != json.loads(json.dumps(record)):
             raise TableError(f"{table}: was begun with another model, execution, question or secret; name another file")
         return
     beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

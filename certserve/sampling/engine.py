@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +23,26 @@ from certserve.sampling.executor import Executor
 from certserve.sampling.scheduler import Scheduler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
-from certserve.smoothing.outcomes import Evidence
+from certserve.smoothing.outcomes import Votes
 
-__all__ = ["Engine", "Job"]
+__all__ = ["Decider", "Engine", "Job"]
 
-Outcome = TypeVar("Outcome")
+Outcome = TypeVar("Outcome", covariant=True)
 Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
 _MEMORY_SECONDS = 10.0
 _SHORTEST_WAIT = 0.1  # seconds
+
+
+class Decider(Protocol, Generic[Outcome]):
+    """Turns a job's votes into its outcome: see `certserve.smoothing.plans`."""
+
+    def look(self, selection: Votes, votes: Votes) -> Outcome | None:
+        """The outcome at the newest look, or None to go on; never None at the last."""
+
+    def end(self, reason: str) -> Outcome:
+        """The outcome where no further look can be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +51,21 @@ class Job(Generic[Outcome]):
 
     Attributes:
         source: the noisy copies. n0: selection draws. looks: numbers of estimation draws, increasing.
-        decide: the outcome at the latest look, or None to go on; never None at the last look.
+        decider: shown the votes at each look, in order; it knows what they come to.
         on_progress: told how many draws have been counted, after each batch that held some of them.
     """
 
     source: DrawSource
     n0: int
     looks: Sequence[int]
-    decide: Callable[[Evidence], Outcome | None]
+    decider: Decider[Outcome]
     on_progress: Callable[[int], None] | None = None
 
 
 @dataclass(slots=True)
 class _Running:
     job: Job[object]
-    answer: asyncio.Future[object]
+    answer: asyncio.Future[Any]
     failed: set[Slice] = field(default_factory=set)
 
 
@@ -142,10 +152,13 @@ class Engine:
         """Draws not yet handed to the executor."""
         return self._scheduler.waiting
 
-    def check_admission(self, n: int, n0: int = 0, seconds: float | None = None) -> None:
-        """Return if a job of n0 + n draws may be queued now, and can be through in so many seconds.
+    def check_admission(
+        self, n: int, n0: int = 0, seconds: float | None = None, *, first_look: int | None = None
+    ) -> None:
+        """Return if a job of n0 + n draws may be queued now, and can be at its first look in so many seconds.
 
-        The times are those that full batches have taken of late; where none has run, all jobs are taken to be fast.
+        The first look is at n where none is given. The times are those that full batches have taken of late; where
+        none has run, all jobs are taken to be fast.
 
         Raises:
             Infeasible: not even when nothing else is waiting.
@@ -161,7 +174,7 @@ class Engine:
             raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=wait)
         self._pace.forget_old(self._clock())
         if seconds is not None and self._pace.rate:
-            self._check_time(n, n0, seconds)
+            self._check_time(first_look or n, n0, seconds)
 
     def _check_time(self, n: int, n0: int, seconds: float) -> None:
         fit = int(self._pace.best * seconds) - n0
@@ -179,8 +192,11 @@ class Engine:
                 retry_after=needed - seconds,
             )
 
-    async def run(self, job: Job[Outcome]) -> Outcome:
+    async def run(self, job: Job[Outcome], budget: float | None = None) -> Outcome:
         """The outcome of a job; cancelling the awaiting task forgets the job.
+
+        Args:
+            budget: seconds after which the looks so far must do; None: no limit.
 
         Raises:
             Overloaded: too many draws wait.
@@ -189,13 +205,18 @@ class Engine:
         """
         self.check_admission(job.looks[-1], job.n0)
         number = next(self._numbers)
-        running = _Running(job, asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
+        running = _Running(job, asyncio.get_running_loop().create_future())
         self._running[number] = running
         self._executor.admit(number, job.source)
         self._scheduler.add(number, n0=job.n0, looks=job.looks)
         self._news.set()
         try:
-            return await running.answer  # type: ignore[return-value]
+            async with asyncio.timeout(budget):
+                outcome: Outcome = await running.answer
+                return outcome
+        except TimeoutError:
+            counted = self._scheduler.counted(number)
+            return job.decider.end(f"the time budget ended after {counted} of {job.n0 + job.looks[-1]} draws")
         finally:
             self._forget(number)
 
@@ -264,17 +285,17 @@ class Engine:
             except Exception as error:
                 self._fail(piece.job, BackendFailed("The labels of this request's draws are unusable."), error)
                 continue
-            for evidence in news:
-                self._decide(piece.job, evidence)
+            for selection, votes in news:
+                self._decide(piece.job, selection, votes)
         for number in {piece.job for piece in batch}:
             self._report(number)
 
-    def _decide(self, number: int, evidence: Evidence) -> None:
+    def _decide(self, number: int, selection: Votes, votes: Votes) -> None:
         running = self._running.get(number)
         if running is None or running.answer.done():
             return
         try:
-            outcome = running.job.decide(evidence)
+            outcome = running.job.decider.look(selection, votes)
         except Exception as error:
             self._fail(number, error)
             return

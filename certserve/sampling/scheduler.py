@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.sampling.slices import DrawSet, Slice
-from certserve.smoothing.outcomes import Evidence, Votes
+from certserve.smoothing.outcomes import Votes
 
 __all__ = ["SMALL_JOB", "Scheduler"]
 
@@ -60,8 +60,7 @@ class _Job:
     selection: _Prefix
     estimation: _Prefix
     looks: Sequence[int]
-    seen: list[Votes] = field(default_factory=list)
-    told: int = 0
+    seen: list[Votes] = field(default_factory=list)  # looks that nobody has been told of
 
     def unscheduled(self) -> int:
         return sum(p.total - p.handed_out for p in (self.selection, self.estimation))
@@ -148,8 +147,8 @@ class Scheduler:
             self._waiting += piece.count
             self._returned.append(piece)
 
-    def record(self, piece: Slice, labels: npt.NDArray[np.uint16]) -> list[Evidence]:
-        """Count a slice's labels; the evidence at every look that its job has newly reached, in order."""
+    def record(self, piece: Slice, labels: npt.NDArray[np.uint16]) -> list[tuple[Votes, Votes]]:
+        """Count a slice's labels; selection and estimation votes at every look newly reached, in order."""
         job = self._jobs.get(piece.job)
         if job is None:
             return []
@@ -162,9 +161,8 @@ class Scheduler:
         if job.selection.counted < job.selection.total:
             return []
         selection = Votes.of(job.selection.tally)
-        news = [Evidence(selection, tuple(job.seen[:k])) for k in range(job.told + 1, len(job.seen) + 1)]
-        job.told = len(job.seen)
-        return news
+        news, job.seen = job.seen, []
+        return [(selection, votes) for votes in news]
 
     def counted(self, job: int) -> int:
         """How many of a job's draws have been counted."""

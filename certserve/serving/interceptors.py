@@ -8,7 +8,8 @@ import hmac
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -28,7 +29,7 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the unary calls of one service; other services (health, reflection) pass untouched.
+    """Wraps the calls of one service; other services (health, reflection) pass untouched.
 
     Args:
         service: the service's full name. token: what callers must send as `authorization: Bearer ...`; None: nothing.
@@ -50,32 +51,49 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not details.method.startswith(self._prefix):
             return handler
         metadata = dict(details.invocation_metadata or ())
+        parse = handler.request_deserializer
+
+        async def one(data: bytes, context: Any) -> Any:
+            async with self._attending(context, details.method, metadata):
+                return await handler.unary_unary(_parsed(data, parse), context)
+
+        async def stream(data: bytes, context: Any) -> AsyncIterator[Any]:
+            async with self._attending(context, details.method, metadata):
+                async for reply in handler.unary_stream(_parsed(data, parse), context):
+                    yield reply
+
+        async def exchange(questions: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async with self._attending(context, details.method, metadata):
+                messages = (_parsed(data, parse) async for data in questions)
+                async for reply in handler.stream_stream(messages, context):
+                    yield reply
+
+        wrapped = {"unary_unary": one, "unary_stream": stream, "stream_stream": exchange}
+        changes: dict[str, Any] = {kind: call for kind, call in wrapped.items() if getattr(handler, kind)}
+        if dataclasses.is_dataclass(handler):
+            return dataclasses.replace(handler, request_deserializer=None, **changes)  # type: ignore[type-var]
+        return handler._replace(request_deserializer=None, **changes)
+
+    @asynccontextmanager
+    async def _attending(self, context: Any, method: str, metadata: dict[str, str]) -> AsyncIterator[None]:
+        """A call in progress: with a request id, for callers with the token, its errors as rich statuses."""
         given_id = metadata.get(REQUEST_ID, "")
         request_id = given_id if _ACCEPTABLE_ID.fullmatch(given_id) else uuid.uuid4().hex
-        behaviour, parse = handler.unary_unary, handler.request_deserializer
-
-        async def call(data: bytes, context: Any) -> Any:
-            context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            self._enter()
-            try:
-                self._authenticate(metadata)
-                if self._active > _LARGEST_ACTIVE:
-                    raise Overloaded(f"{self._active} calls are in progress; try again later.", retry_after=1.0)
-                return await behaviour(_parsed(data, parse), context)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                if isinstance(error, InvalidRequest):
-                    _log.info("request %s to %s was refused: %s", request_id, details.method, str(error)[:500])
-                elif not isinstance(error, CertserveError) or error.__cause__ is not None:
-                    _log.warning("request %s to %s failed", request_id, details.method, exc_info=error)
-                await _abort(context, error, request_id)
-            finally:
-                self._leave()
-
-        if dataclasses.is_dataclass(handler):
-            return dataclasses.replace(handler, unary_unary=call, request_deserializer=None)  # type: ignore[type-var]
-        return handler._replace(unary_unary=call, request_deserializer=None)
+        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+        self._enter()
+        try:
+            self._authenticate(metadata)
+            if self._active > _LARGEST_ACTIVE:
+                raise Overloaded(f"{self._active} calls are in progress; try again later.", retry_after=1.0)
+            yield
+        except Exception as error:
+            if isinstance(error, InvalidRequest):
+                _log.info("request %s to %s was refused: %s", request_id, method, str(error)[:500])
+            elif not isinstance(error, CertserveError) or error.__cause__ is not None:
+                _log.warning("request %s to %s failed", request_id, method, exc_info=error)
+            await _abort(context, error, request_id)
+        finally:
+            self._leave()
 
     def _enter(self) -> None:
         self._active += 1

@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from certserve.endpoints.many import answered
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.service import Service, running
 from certserve.noise.keystream import Secret
 from certserve.serving.config import Config, ConfigError, Security
 from certserve.serving.interceptors import CallInterceptor
+from certserve.smoothing.outcomes import CertifyOutcome
 from certserve.v1 import certserve_pb2 as pb
 from certserve.v1 import certserve_pb2_grpc
+from certserve.wire.many import certify_many_reply_to_wire
 from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
 
@@ -66,6 +70,22 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
         start = time.perf_counter()
         outcome = await self._smoothing.certify(certify_request_from_wire(message), timeout=context.time_remaining())
         return certify_outcome_to_wire(outcome, time.perf_counter() - start)
+
+    async def CertifyStream(self, message: pb.CertifyRequest, context: Any) -> AsyncIterator[pb.CertifyResponse]:
+        start = time.perf_counter()
+        request = certify_request_from_wire(message)
+        async for outcome, final in self._smoothing.certify_stream(request, timeout=context.time_remaining()):
+            yield certify_outcome_to_wire(outcome, time.perf_counter() - start, final=final)
+
+    async def CertifyMany(self, messages: Any, context: Any) -> AsyncIterator[pb.CertifyManyResponse]:
+        async def certify(message: pb.CertifyManyRequest) -> tuple[CertifyOutcome, float]:
+            start = time.perf_counter()
+            request = certify_request_from_wire(message.request)
+            outcome = await self._smoothing.certify(request, timeout=context.time_remaining())
+            return outcome, time.perf_counter() - start
+
+        async for message, result in answered(messages, certify):
+            yield certify_many_reply_to_wire(message.tag, result, uuid.uuid4().hex)
 
     async def ListModels(self, message: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[model_to_wire(info) for info in self._smoothing.list_models()])

@@ -1,3 +1,7 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -29,6 +33,7 @@ class Bound(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BOUND_UNSPECIFIED: _ClassVar[Bound]
     BOUND_BINARY: _ClassVar[Bound]
+    BOUND_TWO_CLASS: _ClassVar[Bound]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -40,6 +45,7 @@ ARITHMETIC_GRID: Arithmetic
 ARITHMETIC_FLOAT: Arithmetic
 BOUND_UNSPECIFIED: Bound
 BOUND_BINARY: Bound
+BOUND_TWO_CLASS: Bound
 
 class Image(_message.Message):
     __slots__ = ("encoded", "tensor", "fit")
@@ -62,7 +68,7 @@ class Tensor(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "image", "sigma", "n", "alpha", "arithmetic", "nonce")
+    __slots__ = ("model", "image", "sigma", "n", "alpha", "arithmetic", "nonce", "n0", "plan")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +76,8 @@ class PredictRequest(_message.Message):
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    N0_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: Image
     sigma: float
@@ -77,7 +85,9 @@ class PredictRequest(_message.Message):
     alpha: float
     arithmetic: Arithmetic
     nonce: bytes
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    n0: int
+    plan: Plan
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ..., n0: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
 
 class CertifyRequest(_message.Message):
     __slots__ = ("model", "image", "sigma", "n0", "n", "alpha", "bound", "plan", "arithmetic", "nonce")
@@ -103,13 +113,49 @@ class CertifyRequest(_message.Message):
     nonce: bytes
     def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., bound: _Optional[_Union[Bound, str]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
+class CertifyManyRequest(_message.Message):
+    __slots__ = ("tag", "request")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    tag: str
+    request: CertifyRequest
+    def __init__(self, tag: _Optional[str] = ..., request: _Optional[_Union[CertifyRequest, _Mapping]] = ...) -> None: ...
+
 class Plan(_message.Message):
-    __slots__ = ("fixed",)
+    __slots__ = ("fixed", "target", "looks", "anytime", "time_budget")
     FIXED_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LOOKS_FIELD_NUMBER: _ClassVar[int]
+    ANYTIME_FIELD_NUMBER: _ClassVar[int]
+    TIME_BUDGET_FIELD_NUMBER: _ClassVar[int]
     fixed: FixedPlan
-    def __init__(self, fixed: _Optional[_Union[FixedPlan, _Mapping]] = ...) -> None: ...
+    target: TargetPlan
+    looks: LooksPlan
+    anytime: AnytimePlan
+    time_budget: _duration_pb2.Duration
+    def __init__(self, fixed: _Optional[_Union[FixedPlan, _Mapping]] = ..., target: _Optional[_Union[TargetPlan, _Mapping]] = ..., looks: _Optional[_Union[LooksPlan, _Mapping]] = ..., anytime: _Optional[_Union[AnytimePlan, _Mapping]] = ..., time_budget: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class FixedPlan(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TargetPlan(_message.Message):
+    __slots__ = ("radius", "grow")
+    RADIUS_FIELD_NUMBER: _ClassVar[int]
+    GROW_FIELD_NUMBER: _ClassVar[int]
+    radius: float
+    grow: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, radius: _Optional[float] = ..., grow: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class LooksPlan(_message.Message):
+    __slots__ = ("looks", "precision")
+    LOOKS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    looks: _containers.RepeatedScalarFieldContainer[int]
+    precision: float
+    def __init__(self, looks: _Optional[_Iterable[int]] = ..., precision: _Optional[float] = ...) -> None: ...
+
+class AnytimePlan(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
@@ -126,19 +172,31 @@ class PredictResponse(_message.Message):
     def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class CertifyResponse(_message.Message):
-    __slots__ = ("certificate", "abstention", "undecided", "seconds")
+    __slots__ = ("certificate", "abstention", "undecided", "final", "seconds")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ABSTENTION_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     certificate: Certificate
     abstention: Abstention
     undecided: Undecided
+    final: bool
     seconds: float
-    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., final: bool = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class CertifyManyResponse(_message.Message):
+    __slots__ = ("tag", "response", "status")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    tag: str
+    response: CertifyResponse
+    status: _status_pb2.Status
+    def __init__(self, tag: _Optional[str] = ..., response: _Optional[_Union[CertifyResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class Certificate(_message.Message):
-    __slots__ = ("label", "label_name", "radius", "norm", "p_lower", "selection", "estimation", "setting", "origin", "statement")
+    __slots__ = ("label", "label_name", "radius", "norm", "p_lower", "selection", "estimation", "setting", "origin", "statement", "p_upper", "log_e_values")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
     RADIUS_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +207,8 @@ class Certificate(_message.Message):
     SETTING_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    P_UPPER_FIELD_NUMBER: _ClassVar[int]
+    LOG_E_VALUES_FIELD_NUMBER: _ClassVar[int]
     label: int
     label_name: str
     radius: float
@@ -159,10 +219,12 @@ class Certificate(_message.Message):
     setting: Setting
     origin: Origin
     statement: str
-    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., radius: _Optional[float] = ..., norm: _Optional[str] = ..., p_lower: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+    p_upper: float
+    log_e_values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., radius: _Optional[float] = ..., norm: _Optional[str] = ..., p_lower: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ..., p_upper: _Optional[float] = ..., log_e_values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("label", "label_name", "p_value", "votes", "setting", "origin", "statement")
+    __slots__ = ("label", "label_name", "p_value", "votes", "setting", "origin", "statement", "selection", "reselections")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +232,8 @@ class Prediction(_message.Message):
     SETTING_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    RESELECTIONS_FIELD_NUMBER: _ClassVar[int]
     label: int
     label_name: str
     p_value: float
@@ -177,10 +241,12 @@ class Prediction(_message.Message):
     setting: Setting
     origin: Origin
     statement: str
-    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., p_value: _Optional[float] = ..., votes: _Optional[_Union[Votes, _Mapping]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+    selection: Votes
+    reselections: _containers.RepeatedCompositeFieldContainer[Votes]
+    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ..., p_value: _Optional[float] = ..., votes: _Optional[_Union[Votes, _Mapping]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., reselections: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ...) -> None: ...
 
 class Abstention(_message.Message):
-    __slots__ = ("candidate", "candidate_name", "p_lower", "p_value", "selection", "estimation", "setting", "origin", "statement")
+    __slots__ = ("candidate", "candidate_name", "p_lower", "p_value", "selection", "estimation", "setting", "origin", "statement", "p_upper", "radius")
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_NAME_FIELD_NUMBER: _ClassVar[int]
     P_LOWER_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +256,8 @@ class Abstention(_message.Message):
     SETTING_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    P_UPPER_FIELD_NUMBER: _ClassVar[int]
+    RADIUS_FIELD_NUMBER: _ClassVar[int]
     candidate: int
     candidate_name: str
     p_lower: float
@@ -199,7 +267,9 @@ class Abstention(_message.Message):
     setting: Setting
     origin: Origin
     statement: str
-    def __init__(self, candidate: _Optional[int] = ..., candidate_name: _Optional[str] = ..., p_lower: _Optional[float] = ..., p_value: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+    p_upper: float
+    radius: float
+    def __init__(self, candidate: _Optional[int] = ..., candidate_name: _Optional[str] = ..., p_lower: _Optional[float] = ..., p_value: _Optional[float] = ..., selection: _Optional[_Union[Votes, _Mapping]] = ..., estimation: _Optional[_Iterable[_Union[Votes, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ..., p_upper: _Optional[float] = ..., radius: _Optional[float] = ...) -> None: ...
 
 class Undecided(_message.Message):
     __slots__ = ("reason", "setting", "origin", "statement")
@@ -222,7 +292,7 @@ class Votes(_message.Message):
     def __init__(self, counts: _Optional[_Iterable[int]] = ..., non_finite: _Optional[int] = ...) -> None: ...
 
 class Setting(_message.Message):
-    __slots__ = ("sigma", "n0", "n", "alpha", "plan", "looks", "bound", "arithmetic", "stream", "arithmetic_error", "nonce")
+    __slots__ = ("sigma", "n0", "n", "alpha", "plan", "looks", "bound", "arithmetic", "stream", "arithmetic_error", "nonce", "schedule")
     SIGMA_FIELD_NUMBER: _ClassVar[int]
     N0_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +304,7 @@ class Setting(_message.Message):
     STREAM_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_ERROR_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     sigma: float
     n0: int
     n: int
@@ -245,7 +316,22 @@ class Setting(_message.Message):
     stream: str
     arithmetic_error: float
     nonce: str
-    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., plan: _Optional[str] = ..., looks: _Optional[_Iterable[int]] = ..., bound: _Optional[_Union[Bound, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., stream: _Optional[str] = ..., arithmetic_error: _Optional[float] = ..., nonce: _Optional[str] = ...) -> None: ...
+    schedule: Schedule
+    def __init__(self, sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., plan: _Optional[str] = ..., looks: _Optional[_Iterable[int]] = ..., bound: _Optional[_Union[Bound, str]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., stream: _Optional[str] = ..., arithmetic_error: _Optional[float] = ..., nonce: _Optional[str] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("every", "alphas", "runner_up_alphas", "radii", "precision")
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    ALPHAS_FIELD_NUMBER: _ClassVar[int]
+    RUNNER_UP_ALPHAS_FIELD_NUMBER: _ClassVar[int]
+    RADII_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    every: int
+    alphas: _containers.RepeatedScalarFieldContainer[float]
+    runner_up_alphas: _containers.RepeatedScalarFieldContainer[float]
+    radii: _containers.RepeatedScalarFieldContainer[float]
+    precision: float
+    def __init__(self, every: _Optional[int] = ..., alphas: _Optional[_Iterable[float]] = ..., runner_up_alphas: _Optional[_Iterable[float]] = ..., radii: _Optional[_Iterable[float]] = ..., precision: _Optional[float] = ...) -> None: ...
 
 class Origin(_message.Message):
     __slots__ = ("model", "version", "execution", "fingerprint", "commitment", "space")

@@ -44,6 +44,16 @@ class CertServeStub(object):
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyRequest.SerializeToString,
                 response_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyResponse.FromString,
                 _registered_method=True)
+        self.CertifyStream = channel.unary_stream(
+                '/certserve.v1.CertServe/CertifyStream',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyResponse.FromString,
+                _registered_method=True)
+        self.CertifyMany = channel.stream_stream(
+                '/certserve.v1.CertServe/CertifyMany',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/certserve.v1.CertServe/ListModels',
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.ListModelsRequest.SerializeToString,
@@ -75,6 +85,22 @@ class CertServeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CertifyStream(self, request, context):
+        """Certify, with a reply after every look that improves the radius, and a last one with `final` set. Every
+        certificate is valid, all of them together at the one alpha, whenever the caller stops listening.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CertifyMany(self, request_iterator, context):
+        """Certify for many images: replies carry their question's tag and come as they are ready. A question that cannot
+        be answered gets a status of its own; the stream goes on. Questions are taken up as earlier ones are answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models this server has.
         """
@@ -101,6 +127,16 @@ def add_CertServeServicer_to_server(servicer, server):
                     servicer.Certify,
                     request_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyRequest.FromString,
                     response_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyResponse.SerializeToString,
+            ),
+            'CertifyStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.CertifyStream,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyResponse.SerializeToString,
+            ),
+            'CertifyMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.CertifyMany,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -167,6 +203,60 @@ class CertServe(object):
             '/certserve.v1.CertServe/Certify',
             certserve_dot_v1_dot_certserve__pb2.CertifyRequest.SerializeToString,
             certserve_dot_v1_dot_certserve__pb2.CertifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CertifyStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/certserve.v1.CertServe/CertifyStream',
+            certserve_dot_v1_dot_certserve__pb2.CertifyRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.CertifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CertifyMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/certserve.v1.CertServe/CertifyMany',
+            certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

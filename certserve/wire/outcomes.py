@@ -14,6 +14,7 @@ from certserve.smoothing.outcomes import (
     Origin,
     Prediction,
     PredictOutcome,
+    Schedule,
     Setting,
     Space,
     Undecided,
@@ -59,13 +60,16 @@ def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
     raise InternalError(_NEWER)
 
 
-def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float) -> pb.CertifyResponse:
-    """The reply to Certify; `seconds` is the time in the server."""
+def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float, *, final: bool = True) -> pb.CertifyResponse:
+    """A reply to Certify; `seconds` is the time in the server. `final`: none follows it."""
+    message = pb.CertifyResponse(seconds=seconds, final=final)
     if isinstance(outcome, Certificate):
-        return pb.CertifyResponse(certificate=_certificate_to_wire(outcome), seconds=seconds)
-    if isinstance(outcome, Abstention):
-        return pb.CertifyResponse(abstention=_abstention_to_wire(outcome), seconds=seconds)
-    return pb.CertifyResponse(undecided=_undecided_to_wire(outcome), seconds=seconds)
+        message.certificate.CopyFrom(_certificate_to_wire(outcome))
+    elif isinstance(outcome, Abstention):
+        message.abstention.CopyFrom(_abstention_to_wire(outcome))
+    else:
+        message.undecided.CopyFrom(_undecided_to_wire(outcome))
+    return message
 
 
 def certify_outcome_from_wire(message: pb.CertifyResponse) -> CertifyOutcome:
@@ -92,6 +96,8 @@ def _certificate_to_wire(certificate: Certificate) -> pb.Certificate:
         setting=_setting_to_wire(certificate.setting),
         origin=_origin_to_wire(certificate.origin),
         statement=certificate.statement,
+        p_upper=certificate.p_upper,
+        log_e_values=certificate.log_e_values,
     )
 
 
@@ -106,6 +112,8 @@ def _certificate_from_wire(message: pb.Certificate) -> Certificate:
         estimation=tuple(_votes_from_wire(votes) for votes in message.estimation),
         setting=_setting_from_wire(message.setting),
         origin=_origin_from_wire(message.origin),
+        p_upper=message.p_upper if message.HasField("p_upper") else 1.0,
+        log_e_values=tuple(message.log_e_values),
     )
 
 
@@ -118,6 +126,8 @@ def _prediction_to_wire(prediction: Prediction) -> pb.Prediction:
         setting=_setting_to_wire(prediction.setting),
         origin=_origin_to_wire(prediction.origin),
         statement=prediction.statement,
+        selection=_votes_to_wire(prediction.selection),
+        reselections=[_votes_to_wire(votes) for votes in prediction.reselections],
     )
 
 
@@ -129,6 +139,8 @@ def _prediction_from_wire(message: pb.Prediction) -> Prediction:
         votes=_votes_from_wire(message.votes),
         setting=_setting_from_wire(message.setting),
         origin=_origin_from_wire(message.origin),
+        selection=_votes_from_wire(message.selection),
+        reselections=tuple(_votes_from_wire(votes) for votes in message.reselections),
     )
 
 
@@ -143,6 +155,8 @@ def _abstention_to_wire(abstention: Abstention) -> pb.Abstention:
         setting=_setting_to_wire(abstention.setting),
         origin=_origin_to_wire(abstention.origin),
         statement=abstention.statement,
+        p_upper=abstention.p_upper,
+        radius=abstention.radius,
     )
 
 
@@ -156,6 +170,8 @@ def _abstention_from_wire(message: pb.Abstention) -> Abstention:
         origin=_origin_from_wire(message.origin),
         p_lower=message.p_lower if message.HasField("p_lower") else None,
         p_value=message.p_value if message.HasField("p_value") else None,
+        p_upper=message.p_upper if message.HasField("p_upper") else 1.0,
+        radius=message.radius if message.HasField("radius") else 0.0,
     )
 
 
@@ -193,6 +209,7 @@ def _setting_to_wire(setting: Setting) -> pb.Setting:
         stream=setting.stream,
         arithmetic_error=setting.arithmetic_error,
         nonce=setting.nonce,
+        schedule=_schedule_to_wire(setting.schedule),
     )
 
 
@@ -209,6 +226,27 @@ def _setting_from_wire(message: pb.Setting) -> Setting:
         stream=message.stream,
         arithmetic_error=message.arithmetic_error,
         nonce=message.nonce,
+        schedule=_schedule_from_wire(message.schedule),
+    )
+
+
+def _schedule_to_wire(schedule: Schedule) -> pb.Schedule:
+    return pb.Schedule(
+        every=schedule.every,
+        alphas=schedule.alphas,
+        runner_up_alphas=schedule.runner_up_alphas,
+        radii=schedule.radii,
+        precision=schedule.precision,
+    )
+
+
+def _schedule_from_wire(message: pb.Schedule) -> Schedule:
+    return Schedule(
+        every=message.every,
+        alphas=tuple(message.alphas),
+        runner_up_alphas=tuple(message.runner_up_alphas),
+        radii=tuple(message.radii),
+        precision=message.precision if message.HasField("precision") else 0.0,
     )
 
 

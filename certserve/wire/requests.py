@@ -19,6 +19,12 @@ from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
 from certserve.smoothing.outcomes import Bound
 from certserve.v1 import certserve_pb2 as pb
+from certserve.wire.plans import (
+    certify_plan_from_wire,
+    plan_to_wire,
+    predict_plan_from_wire,
+    time_budget_from_wire,
+)
 
 __all__ = [
     "ARITHMETICS",
@@ -41,21 +47,22 @@ ARITHMETICS: Mapping[Arithmetic, Any] = {
     Arithmetic.GRID: pb.ARITHMETIC_GRID,
     Arithmetic.FLOAT: pb.ARITHMETIC_FLOAT,
 }
-BOUNDS: Mapping[Bound, Any] = {Bound.BINARY: pb.BOUND_BINARY}
+BOUNDS: Mapping[Bound, Any] = {Bound.BINARY: pb.BOUND_BINARY, Bound.TWO_CLASS: pb.BOUND_TWO_CLASS}
 
 _DTYPES: dict[Any, np.dtype[Any]] = {pb.DATA_TYPE_UINT8: np.dtype("u1"), pb.DATA_TYPE_FLOAT32: np.dtype("<f4")}
 
 
 def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
-    """Raises InvalidRequest: the request is malformed, or holds what the protocol cannot carry."""
-    if request.malformed:
-        raise InvalidRequest(request.malformed)
+    """Raises InvalidRequest: the request is malformed, or holds an image or a number that the protocol cannot carry."""
+    _check_well_formed(request)
     return pb.PredictRequest(
         model=request.model,
         image=_image_to_wire(request.image, request.fit),
         sigma=request.sigma,
+        n0=_draws("n0", request.n0),
         n=_draws("n", request.n),
         alpha=request.alpha,
+        plan=plan_to_wire(request.plan, request.time_budget),
         arithmetic=_arithmetic_to_wire(request.arithmetic),
         nonce=request.nonce,
     )
@@ -69,8 +76,11 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
         image=_image_from_wire(message, wrong),
         fit=_enum("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
         sigma=message.sigma if message.HasField("sigma") else None,
+        n0=message.n0 if message.HasField("n0") else None,
         n=message.n if message.HasField("n") else None,
         alpha=message.alpha if message.HasField("alpha") else None,
+        plan=predict_plan_from_wire(message, wrong),
+        time_budget=time_budget_from_wire(message.plan),
         arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
         nonce=message.nonce,
         malformed=tuple(wrong),
@@ -78,11 +88,8 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
 
 
 def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
-    """Raises InvalidRequest: the request is malformed, or holds what the protocol cannot carry."""
-    if request.malformed:
-        raise InvalidRequest(request.malformed)
-    if request.plan != "fixed":
-        raise InvalidRequest([Violation("plan", f"unknown plan {request.plan!r}; this version has 'fixed'")])
+    """Raises InvalidRequest: as `predict_request_to_wire`."""
+    _check_well_formed(request)
     return pb.CertifyRequest(
         model=request.model,
         image=_image_to_wire(request.image, request.fit),
@@ -91,7 +98,7 @@ def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
         n=_draws("n", request.n),
         alpha=request.alpha,
         bound=BOUNDS[request.bound],
-        plan=pb.Plan(fixed=pb.FixedPlan()),
+        plan=plan_to_wire(request.plan, request.time_budget),
         arithmetic=_arithmetic_to_wire(request.arithmetic),
         nonce=request.nonce,
     )
@@ -100,8 +107,6 @@ def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
 def certify_request_from_wire(message: pb.CertifyRequest) -> CertifyRequest:
     """Never raises: what is wrong with the message is in `malformed`."""
     wrong: list[Violation] = []
-    if message.HasField("plan") and message.plan.WhichOneof("kind") is None:
-        wrong.append(Violation("plan", "has no kind, or one that this version does not know"))
     return CertifyRequest(
         model=message.model,
         image=_image_from_wire(message, wrong),
@@ -110,7 +115,9 @@ def certify_request_from_wire(message: pb.CertifyRequest) -> CertifyRequest:
         n0=message.n0 if message.HasField("n0") else None,
         n=message.n if message.HasField("n") else None,
         alpha=message.alpha if message.HasField("alpha") else None,
+        plan=certify_plan_from_wire(message, wrong),
         bound=_enum("bound", message.bound, BOUNDS, wrong) or Bound.BINARY,
+        time_budget=time_budget_from_wire(message.plan),
         arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
         nonce=message.nonce,
         malformed=tuple(wrong),
@@ -211,6 +218,12 @@ def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation]) -> RawImage | N
         wrong.append(Violation("image.tensor.data", description))
         return None
     return RawImage(np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape))
+
+
+def _check_well_formed(request: PredictRequest | CertifyRequest) -> None:
+    """A value that could not be converted was left out: sending the rest would ask another question."""
+    if request.malformed:
+        raise InvalidRequest(request.malformed)
 
 
 def _draws(field: str, number: int | None) -> int | None:

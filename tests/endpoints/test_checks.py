@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,17 +13,22 @@ import pytest
 from certserve.bundle import Defaults
 from certserve.endpoints.checks import Checks
 from certserve.endpoints.models import ServedModel
+from certserve.endpoints.plans import AnytimePlan, Budgets, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
+from certserve.endpoints.requests import CertifyRequest
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, Geometry, ImageFit, ImageInput, Limits, RawImage, encode_png
 from certserve.noise.arithmetic import Arithmetic
-from certserve.smoothing.bounds import smallest_certifying_n
+from certserve.smoothing.outcomes import Bound, Case, Certificate, Origin, Setting, Space, Votes
 
 PNG = EncodedImage(encode_png(np.zeros((1, 2, 2), np.uint8), "grey"))
+
+BUDGETS = Budgets(n0=100, n=1_000, alpha=0.001, bound=Bound.BINARY, sigma=0.25, arithmetic_error=0.0)
 
 
 @dataclass(frozen=True)
 class _Bundle:
     sigmas: tuple[float, ...] = (0.5, 0.25, 1.0)
+    shape: tuple[int, ...] = (1, 2, 2)
     defaults: Defaults = Defaults(0.25, n0=100, n=10_000, alpha=0.001, predict_n=1_000)  # noqa: RUF009 - frozen
 
 
@@ -45,7 +51,7 @@ def found(check: Callable[[Checks], object], *malformed: Violation) -> list[str]
     made = checks(*malformed)
     check(made)
     try:
-        made.conclude(PNG, b"")
+        made.conclude(PNG, b"", None)
     except InvalidRequest as error:
         return [violation.field for violation in error.violations]
     return []
@@ -79,7 +85,7 @@ class TestSigma:
         made = checks()
         made.sigma(0.75)
         with pytest.raises(InvalidRequest, match=r"0\.75.*0\.5, 0\.25, 1$"):
-            made.conclude(PNG, b"")
+            made.conclude(PNG, b"", None)
 
 
 class TestDraws:
@@ -145,7 +151,7 @@ class TestImage:
         """What was asked for; else grid wherever the pixels allow it."""
         made = checks()
         assert made.image(image, ImageFit.EXACT, asked) is given
-        assert made.conclude(image, b"") is image
+        assert made.conclude(image, b"", None) is image
 
     def test_off_the_grid_in_grid_arithmetic(self) -> None:
         """Refused, with what to do instead."""
@@ -167,38 +173,104 @@ class TestImage:
         assert found(lambda c: c.image(None, ImageFit.EXACT, None), Violation("n", "x")) == ["n", "image"]
 
 
-class TestEnough:
-    """Fewer draws than could ever certify anything."""
+class TestPlans:
+    """A plan is what its parameters allow, and has draws enough to come to something."""
 
-    def test_the_smallest_is_enough_and_one_less_is_not(self) -> None:
-        """And its number is said."""
-        least = smallest_certifying_n(0.001)
-        assert found(lambda c: c.enough(least, 0.001, lambda: least)) == []
+    @pytest.mark.parametrize(
+        ("plan", "changes", "fields"),
+        [
+            (FixedPlan(), {}, []),
+            (TargetPlan(0.25, (0.3, 0.5)), {}, []),
+            (TargetPlan(-0.25), {}, ["plan"]),
+            (TargetPlan(0.0), {}, ["plan"]),
+            (TargetPlan(math.nan), {}, ["plan"]),
+            (TargetPlan(0.25, (0.2,)), {}, ["plan"]),
+            (TargetPlan(0.25), {"bound": Bound.TWO_CLASS}, ["plan"]),
+            (TargetPlan(0.25), {"n0": 10_001}, ["plan"]),
+            (LooksPlan(), {}, []),
+            (LooksPlan((100, 1_000)), {"bound": Bound.TWO_CLASS}, []),
+            (LooksPlan((500, 100, 1_000)), {}, ["plan"]),
+            (LooksPlan((100, 100, 1_000)), {}, ["plan"]),
+            (LooksPlan((100, 900)), {}, ["plan"]),
+            (LooksPlan((0, 1_000)), {}, ["plan"]),
+            (LooksPlan(precision=-0.1), {}, ["plan"]),
+            (LooksPlan(precision=math.nan), {}, ["plan"]),
+        ],
+        ids=str,
+    )
+    def test_certify(self, plan: CertifyPlan, changes: dict[str, Any], fields: list[str]) -> None:
+        """What is wrong with a plan is said under the field of that name."""
+        assert found(lambda c: c.certify_plan(plan, replace(BUDGETS, **changes))) == fields
+
+    @pytest.mark.parametrize("plan", [FixedPlan(), AnytimePlan()])
+    def test_predict(self, plan: PredictPlan) -> None:
+        """Both take what a Certify takes."""
+        assert found(lambda c: c.predict_plan(plan, BUDGETS)) == []
+
+    @pytest.mark.parametrize("plan", [FixedPlan(), TargetPlan(0.25), LooksPlan()], ids=str)
+    @pytest.mark.parametrize("bound", Bound)
+    def test_the_smallest_n_is_enough_and_one_less_is_not(self, plan: CertifyPlan, bound: Bound) -> None:
+        """And its number is said: with it, votes that all agree give a certificate.
+
+        For a target it is a limit that no test of that level can beat, and the prior may need a few more.
+        """
+        if isinstance(plan, TargetPlan) and bound is Bound.TWO_CLASS:
+            return
+        budgets = replace(BUDGETS, bound=bound)
+        least = next(n for n in range(1, 2_000) if not _fields(plan, replace(budgets, n=n)))
+        assert least > 1
+        assert isinstance(plan, TargetPlan) or _certifies(plan, replace(budgets, n=least))
+        assert not _certifies(plan, replace(budgets, n=least - 1))
         made = checks()
-        made.enough(least - 1, 0.001, lambda: least)
+        made.certify_plan(plan, replace(budgets, n=least - 1))
         with pytest.raises(InvalidRequest, match=rf"n: {least - 1} draws.*smallest n that could is {least}$"):
-            made.conclude(PNG, b"")
+            made.conclude(PNG, b"", None)
 
     def test_no_number_is(self) -> None:
-        """Then it is alpha that has to change."""
+        """Then it is alpha, or the radius, that has to change."""
+        assert found(lambda c: c.certify_plan(TargetPlan(100.0), BUDGETS)) == ["plan"]
 
-        def none() -> int:
-            raise ValueError("no n up to 10000000 certifies anything")
+    def test_the_last_look_is_n(self) -> None:
+        """Where n is left out."""
+        request = CertifyRequest(image=PNG, plan=LooksPlan((100, 700)))
+        assert checks().budgets(request, 1_000)[0].n == 700
+        assert checks().budgets(replace(request, n=800), 1_000)[0].n == 800
 
-        assert found(lambda c: c.enough(5, 1e-90, none)) == ["alpha"]
+
+def _fields(plan: CertifyPlan, budgets: Budgets) -> list[str]:
+    return found(lambda c: c.certify_plan(plan, budgets))
 
 
-def test_the_plan() -> None:
-    """Only the fixed one, yet."""
-    assert found(lambda c: c.plan("fixed")) == []
-    assert found(lambda c: c.plan("Fixed")) == ["plan"]
+def _certifies(plan: CertifyPlan, budgets: Budgets) -> bool:
+    """Whether votes that all agree give a certificate."""
+    started = plan.certify(budgets)
+    setting = Setting(
+        budgets.sigma, started.n0, started.n, budgets.alpha, started.name, tuple(started.looks), budgets.bound,
+        "grid", "stream", budgets.arithmetic_error, schedule=started.schedule,
+    )  # fmt: skip
+    origin = Origin("model", "1", "execution", "print", "commitment", Space("pixels", (1, 2, 2), "units", "digest"))
+    decider = started.begin(Case(setting, origin, ("cat", "dog")))
+    outcome = None
+    for look in started.looks:
+        outcome = decider.look(Votes((started.n0, 0)), Votes((look, 0)))
+        if outcome is not None:
+            break
+    return isinstance(outcome, Certificate)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_the_time_budget(value: float) -> None:
+    """More than nothing, less than for ever."""
+    assert checks().conclude(PNG, b"", 1e-9) is PNG
+    with pytest.raises(InvalidRequest, match="time_budget: must be a positive number of seconds"):
+        checks().conclude(PNG, b"", value)
 
 
 def test_the_nonce() -> None:
     """64 bytes are the most."""
-    assert checks().conclude(PNG, bytes(64)) is PNG
+    assert checks().conclude(PNG, bytes(64), None) is PNG
     with pytest.raises(InvalidRequest, match="nonce: has 65 bytes"):
-        checks().conclude(PNG, bytes(65))
+        checks().conclude(PNG, bytes(65), None)
 
 
 def test_malformed_comes_first_and_nothing_is_lost() -> None:

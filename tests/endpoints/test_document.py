@@ -99,8 +99,8 @@ def _at(document: Any, path: tuple[Any, ...]) -> Any:
 
 def _fits(name: str, value: Any, wrong: Any) -> bool:
     """Whether a field may well hold that."""
-    if name in ("p_lower", "p_value") and (wrong is None or value is None):
-        return wrong is None or isinstance(wrong, float) or type(wrong) is int
+    if value is None or (wrong is None and name in ("p_lower", "p_value", "p_upper", "precision")):
+        return wrong is None or type(wrong) in (float, int)
     if isinstance(value, float):
         return type(wrong) in (float, int)
     if isinstance(value, str):

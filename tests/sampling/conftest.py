@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from certserve.noise.keystream import Key
 from certserve.sampling.engine import Job
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
-from certserve.smoothing.outcomes import Evidence, Votes
+from certserve.smoothing.outcomes import Votes
 
 CLASSES = 3
 
@@ -36,6 +37,28 @@ def labels_of(seed: int, draws: DrawSet, first: int, count: int) -> Labels:
 def votes_of(labels: Labels) -> Votes:
     """The votes of labels, counted independently of the scheduler."""
     return Votes(tuple(int((labels == c).sum()) for c in range(CLASSES)), int((labels == CLASSES).sum()))
+
+
+class Evidence(NamedTuple):
+    """What a job was shown: the selection votes, and the estimation votes at each look."""
+
+    selection: Votes
+    looks: tuple[Votes, ...]
+
+
+class Collector:
+    """A decider that goes on to look number `last`, and ends with all it was shown."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self._looks: list[Votes] = []
+
+    def look(self, selection: Votes, votes: Votes) -> Evidence | None:
+        self._looks.append(votes)
+        return Evidence(selection, tuple(self._looks)) if len(self._looks) == self._last else None
+
+    def end(self, reason: str) -> Evidence:
+        return Evidence(Votes(()), tuple(self._looks))
 
 
 def evidence_of(seed: int, n0: int, looks: Sequence[int]) -> Evidence:
@@ -124,11 +147,24 @@ class Bench:
 
     def job(self, seed: int, n0: int, looks: Sequence[int]) -> Job[Evidence]:
         """A job that goes on until its last look."""
-        return Job(self.source(seed), n0, looks, lambda found: found if len(found.looks) == len(looks) else None)
+        return Job(self.source(seed), n0, looks, self.collector(len(looks)))
+
+    def collector(self, last: int) -> Collector:
+        """A decider that ends with its evidence at look number `last`."""
+        return Collector(last)
 
     def evidence(self, seed: int, n0: int, looks: Sequence[int]) -> Evidence:
         """What `job` ends with."""
         return evidence_of(seed, n0, looks)
+
+    def seen(self, selection: Votes, looks: Sequence[Votes]) -> Evidence:
+        """What a collector that was shown these ends with."""
+        return Evidence(selection, tuple(looks))
+
+    def news(self, seed: int, n0: int, looks: Sequence[int]) -> list[tuple[Votes, Votes]]:
+        """What the scheduler must report of a job that has reached these looks."""
+        selection, votes = evidence_of(seed, n0, looks)
+        return [(selection, each) for each in votes]
 
     def labels(self, seed: int, draws: DrawSet, first: int, count: int) -> Labels:
         """Labels of a run of a job's draws."""

@@ -12,10 +12,10 @@ import pytest
 from certserve.errors import Infeasible, InternalError, Overloaded, Unavailable
 from certserve.sampling.engine import Engine, Job
 from certserve.sampling.scheduler import SMALL_JOB
-from certserve.smoothing.outcomes import Evidence
 
 if TYPE_CHECKING:
-    from tests.sampling.conftest import Bench, ScriptedExecutor
+    from certserve.smoothing.outcomes import Votes
+    from tests.sampling.conftest import Bench, Evidence, ScriptedExecutor
 
 PLANS: dict[int, tuple[int, tuple[int, ...]]] = {
     1: (10, (50, 120)),
@@ -121,7 +121,7 @@ def test_a_decision_at_an_early_look_drops_the_rest(bench: Bench) -> None:
     executor = bench.executor()
 
     async def scenario(engine: Engine) -> None:
-        early: Job[Evidence] = replace(bench.job(4, 0, (30, SMALL_JOB)), decide=lambda evidence: evidence)
+        early: Job[Evidence] = replace(bench.job(4, 0, (30, SMALL_JOB)), decider=bench.collector(1))
         task = asyncio.create_task(engine.run(early))
         await executor.settle()
         executor.pending.pop(0).answer()
@@ -137,12 +137,16 @@ def test_looks_are_decided_in_order_and_none_after_the_outcome(bench: Bench) -> 
     executor = bench.executor(largest_batch=128)
     seen: list[int] = []
 
-    def decide(evidence: Evidence) -> str | None:
-        seen.append(evidence.looks[-1].total)
-        return "enough" if len(seen) == 3 else None
+    class Decider:
+        def look(self, selection: Votes, votes: Votes) -> str | None:
+            seen.append(votes.total)
+            return "enough" if len(seen) == 3 else None
+
+        def end(self, reason: str) -> str:
+            return reason
 
     async def scenario(engine: Engine) -> None:
-        task = asyncio.create_task(engine.run(Job(bench.source(1), 5, (1, 10, 20, 30), decide)))
+        task = asyncio.create_task(engine.run(Job(bench.source(1), 5, (1, 10, 20, 30), Decider())))
         await executor.finish()
         assert await task == "enough"
         assert seen == [1, 10, 20]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from certserve.errors import BackendFailed
 from certserve.sampling.engine import Engine
-from certserve.smoothing.outcomes import Evidence
 
 if TYPE_CHECKING:
-    from tests.sampling.conftest import Bench, Respond, ScriptedExecutor, Submitted
+    from tests.sampling.conftest import Bench, Evidence, Respond, ScriptedExecutor, Submitted
 
 PLANS: dict[int, tuple[int, tuple[int, ...]]] = {1: (10, (50, 120)), 2: (0, (90,)), 3: (33, (1, 77)), 4: (5, (400,))}
 POISON = 2
@@ -127,15 +127,16 @@ def test_cancelling_a_job_whose_slice_waits_to_run_again(bench: Bench) -> None:
     assert all(3 not in submitted.seeds for submitted in executor.history[2:])
 
 
-@pytest.mark.parametrize("part", ["decide", "on_progress"])
+@pytest.mark.parametrize("part", ["decider", "on_progress"])
 def test_a_job_whose_own_function_raises_fails_alone(bench: Bench, part: str) -> None:
     executor = bench.executor(32)
 
-    def raises(_: object) -> None:
+    def raises(*_: object) -> None:
         raise ZeroDivisionError("in the job's own function")
 
     usual = bench.job(2, *PLANS[2])
-    spoilt = replace(usual, decide=raises) if part == "decide" else replace(usual, on_progress=raises)
+    decider: Any = SimpleNamespace(look=raises)
+    spoilt = replace(usual, decider=decider) if part == "decider" else replace(usual, on_progress=raises)
 
     async def main() -> None:
         engine = Engine(executor)

@@ -10,10 +10,9 @@ import pytest
 
 from certserve.errors import BackendFailed
 from certserve.sampling.engine import Engine
-from certserve.smoothing.outcomes import Evidence
 
 if TYPE_CHECKING:
-    from tests.sampling.conftest import Bench, ScriptedExecutor
+    from tests.sampling.conftest import Bench, Evidence, ScriptedExecutor
 
 PLANS: dict[int, tuple[int, tuple[int, ...]]] = {1: (10, (50, 120)), 2: (0, (90,)), 3: (33, (1, 77)), 4: (5, (2_400,))}
 POISON = 2

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from certserve.sampling.engine import Engine, Job
 from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
-from certserve.smoothing.outcomes import Evidence
 
 TIMEOUT = 300.0
 N = 3_000
@@ -45,13 +45,11 @@ def _source(seed: int, sigma: float = 0.5) -> DrawSource:
     return DrawSource(Key(bytes([seed]) * 32), pixels, sigma, Arithmetic.GRID)
 
 
-def _job(seed: int, sigma: float = 0.5, n: int = N) -> Job[Evidence]:
-    return Job(_source(seed, sigma), 10, (n,), lambda evidence: evidence)
+def _job(seed: int, sigma: float = 0.5, n: int = N) -> Job[Any]:
+    return Job(_source(seed, sigma), 10, (n,), SimpleNamespace(look=lambda chosen, votes: (chosen, votes)))
 
 
-def _answers(
-    executor: ProcessExecutor, *jobs: Job[Evidence], meanwhile: Callable[[], None] = lambda: None
-) -> list[Any]:
+def _answers(executor: ProcessExecutor, *jobs: Job[Any], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
     """What an engine on the executor answers; exceptions are among the answers."""
 
     async def main() -> list[Any]:

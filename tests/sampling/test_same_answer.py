@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from certserve.sampling.executor import Executor, ThreadExecutor
 from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.source import DrawSource
-from certserve.smoothing.outcomes import Evidence
+from certserve.smoothing.outcomes import Votes
 
 SHAPE = (3, 8, 8)
 TIMEOUT = 300.0
@@ -40,7 +41,7 @@ PLANS: dict[int, tuple[int, tuple[int, ...]]] = {
 }
 """Jobs by seed: selection draws and looks; the third is large."""
 
-Answers = dict[int, Evidence | BaseException]
+Answers = dict[int, Any]
 
 
 class Fragile:
@@ -63,11 +64,19 @@ class Fragile:
         return np.asarray(self._backend.logits(pixels))
 
 
-def _job(seed: int, sigma: float = 0.5) -> Job[Evidence]:
+def _collector(last: int) -> Any:
+    """A decider that ends with all it was shown at look number `last`."""
+    looks: list[Votes] = []
+    return SimpleNamespace(
+        look=lambda chosen, votes: looks.append(votes) or ((chosen, *looks) if len(looks) == last else None)
+    )
+
+
+def _job(seed: int, sigma: float = 0.5) -> Job[Any]:
     pixels = (np.arange(192) * (2 * seed + 1) % 256).astype(np.uint8).reshape(SHAPE)
     n0, looks = PLANS[seed]
     source = DrawSource(Key(bytes([seed]) * 32), pixels, sigma, Arithmetic.GRID)
-    return Job(source, n0, looks, lambda found: found if len(found.looks) == len(looks) else None)
+    return Job(source, n0, looks, _collector(len(looks)))
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import pytest
 
 from certserve.sampling.scheduler import SMALL_JOB, Scheduler
 from certserve.sampling.slices import DrawSet, Slice
-from certserve.smoothing.outcomes import Evidence
 
 if TYPE_CHECKING:
+    from certserve.smoothing.outcomes import Votes
     from tests.sampling.conftest import Bench
 
 SELECTION, ESTIMATION = DrawSet.SELECTION, DrawSet.ESTIMATION
@@ -34,7 +34,7 @@ def _shares(batch: tuple[Slice, ...]) -> Counter[int]:
     return shares
 
 
-def _record(scheduler: Scheduler, bench: Bench, piece: Slice) -> list[Evidence]:
+def _record(scheduler: Scheduler, bench: Bench, piece: Slice) -> list[tuple[Votes, Votes]]:
     return scheduler.record(piece, bench.labels(piece.job, piece.draws, piece.first, piece.count))
 
 
@@ -249,7 +249,7 @@ class TestCancelling:
     def test_a_job_that_is_done(self, scheduler: Scheduler, bench: Bench) -> None:
         scheduler.add(1, n0=0, looks=[20])
         (piece,) = scheduler.next_batch(ROWS)
-        assert _record(scheduler, bench, piece) == [bench.evidence(1, 0, [20])]
+        assert _record(scheduler, bench, piece) == bench.news(1, 0, [20])
         scheduler.cancel(1)
         assert scheduler.counted(1) == 0
 
@@ -281,20 +281,20 @@ class TestCounting:
 
     @pytest.mark.parametrize("rows", [1, 7, 32, 64, 200])
     def test_every_look_is_reported_at_exactly_its_draw(self, scheduler: Scheduler, bench: Bench, rows: int) -> None:
-        found: list[Evidence] = []
+        found: list[tuple[Votes, Votes]] = []
         for piece in self._slices(scheduler, rows):
             found += _record(scheduler, bench, piece)
-        assert found == [bench.evidence(1, 15, self.LOOKS[:k]) for k in range(1, 7)]
+        assert found == bench.news(1, 15, self.LOOKS[:6])
         assert scheduler.counted(1) == 115
 
     @pytest.mark.parametrize("stride", [1, 3, 5, 7])
     def test_labels_may_come_back_in_any_order(self, scheduler: Scheduler, bench: Bench, stride: int) -> None:
         slices = self._slices(scheduler)
         assert len(slices) % stride or stride == 1
-        found: list[Evidence] = []
+        found: list[tuple[Votes, Votes]] = []
         for i in range(len(slices)):
             found += _record(scheduler, bench, slices[-1 - i * stride % len(slices)])
-        assert found == [bench.evidence(1, 15, self.LOOKS[:k]) for k in range(1, 7)]
+        assert found == bench.news(1, 15, self.LOOKS[:6])
 
     def test_only_the_prefix_is_counted(self, scheduler: Scheduler, bench: Bench) -> None:
         scheduler.add(1, n0=0, looks=[300])
@@ -303,7 +303,7 @@ class TestCounting:
         assert scheduler.counted(1) == 0
         assert _record(scheduler, bench, first) == []
         assert scheduler.counted(1) == 100
-        assert _record(scheduler, bench, second) == [bench.evidence(1, 0, [300])]
+        assert _record(scheduler, bench, second) == bench.news(1, 0, [300])
         assert scheduler.counted(1) == 300
 
     def test_selection_that_is_not_complete_holds_evidence_back(self, scheduler: Scheduler, bench: Bench) -> None:
@@ -312,14 +312,14 @@ class TestCounting:
         estimation = [piece for piece in slices if piece.draws is ESTIMATION]
         for piece in [*estimation, *selection]:
             assert _record(scheduler, bench, piece) == []
-        assert _record(scheduler, bench, last) == [bench.evidence(1, 15, self.LOOKS[:k]) for k in range(1, 7)]
+        assert _record(scheduler, bench, last) == bench.news(1, 15, self.LOOKS[:6])
 
     def test_labels_that_come_twice_count_once(self, scheduler: Scheduler, bench: Bench) -> None:
-        found: list[Evidence] = []
+        found: list[tuple[Votes, Votes]] = []
         for piece in reversed(self._slices(scheduler)):
             found += _record(scheduler, bench, piece)
             found += _record(scheduler, bench, piece)
-        assert found == [bench.evidence(1, 15, self.LOOKS[:k]) for k in range(1, 7)]
+        assert found == bench.news(1, 15, self.LOOKS[:6])
         assert scheduler.counted(1) == 115
         assert not scheduler._jobs[1].estimation.early
 
@@ -334,5 +334,5 @@ class TestCounting:
         scheduler.add(1, n0=0, looks=[20])
         (piece,) = scheduler.next_batch(ROWS)
         (found,) = scheduler.record(piece, np.array([3] * 5 + [2] * 15, np.uint16))
-        votes = found.looks[0]
+        _, votes = found
         assert (votes.counts, votes.non_finite, votes.total) == ((0, 0, 15), 5, 20)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from certserve.sampling.scheduler import SMALL_JOB, Scheduler
 from certserve.sampling.slices import DrawSet, Slice
-from certserve.smoothing.outcomes import Evidence, Votes
+from certserve.smoothing.outcomes import Votes
 
 CLASSES = 2
 CREDIT = 256
@@ -57,7 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.returned: list[Slice] = []
         self.arrived: list[Slice] = []
         self.handed: dict[tuple[int, DrawSet], int] = {}
-        self.news: dict[int, list[Evidence]] = {}
+        self.news: dict[int, list[tuple[Votes, Votes]]] = {}
         self.beyond = 0.0  # rows that small jobs had beyond half of the latest batches for which large ones waited
 
     @rule(n0=st.integers(0, 40), looks=_LOOKS)
@@ -137,7 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             reached = [look for look in looks if look <= estimation] if selection == n0 else []
             seen = tuple(votes(job, DrawSet.ESTIMATION, look) for look in reached)
             chosen = votes(job, DrawSet.SELECTION, n0)
-            assert self.news[job] == [Evidence(chosen, seen[: k + 1]) for k in range(len(seen))]
+            assert self.news[job] == [(chosen, votes) for votes in seen]
 
     def teardown(self) -> None:
         """Whatever has happened, all jobs that were not cancelled end."""

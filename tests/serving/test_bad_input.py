@@ -16,8 +16,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from certserve import errors
+from certserve.endpoints.plans import AnytimePlan, LooksPlan, TargetPlan
 from certserve.images import ImageFit, encode_png
 from certserve.noise.arithmetic import Arithmetic
+from certserve.smoothing.outcomes import Bound
 from certserve.v1 import certserve_pb2 as pb
 
 NAN, INF = math.nan, math.inf
@@ -141,8 +143,46 @@ class TestOneThingWrong:
         client.predict(harness.image(255), n=11, alpha=0.001)
 
     def test_an_unknown_plan(self, client: Any, harness: ModuleType) -> None:
-        """A plan of a later version."""
-        assert fields(harness.raised(lambda: client.certify(harness.image(), plan="halving"))) == ["plan"]
+        """A plan of a later version, or of the other procedure, or no plan: never answered as if it were another."""
+        for plan in ("halving", AnytimePlan(), None):
+            assert fields(harness.raised(lambda plan=plan: client.certify(harness.image(), plan=plan))) == ["plan"]
+        for other in (TargetPlan(0.1), LooksPlan()):
+            assert fields(harness.raised(lambda plan=other: client.predict(harness.image(), plan=plan))) == ["plan"]
+
+    @pytest.mark.parametrize("field", ["n", "n0"])
+    def test_a_number_of_draws_that_is_none(self, client: Any, harness: ModuleType, field: str) -> None:
+        """Never answered with the default."""
+        assert fields(harness.raised(lambda: client.certify(harness.image(), **{field: 100.0}))) == [field]
+
+    @pytest.mark.parametrize(
+        ("asked", "field", "said"),
+        [
+            ({"plan": TargetPlan(-0.1)}, "plan", "radii must be positive"),
+            ({"plan": TargetPlan(0.1, (0.05,))}, "plan", "increas"),
+            ({"plan": TargetPlan(0.1), "bound": Bound.TWO_CLASS}, "plan", "binary"),
+            ({"plan": LooksPlan((200, 100)), "n": 100}, "plan", "increas"),
+            ({"plan": LooksPlan((100, 300)), "n": 400}, "plan", "last look must be n = 400"),
+            ({"plan": TargetPlan(0.1), "n": 3}, "n", "smallest n that could is 17"),
+            ({"time_budget": 0.0}, "time_budget", "positive"),
+            ({"time_budget": -1.0}, "time_budget", "positive"),
+        ],
+        ids=str,
+    )
+    def test_a_plan_that_cannot_be(
+        self, client: Any, harness: ModuleType, asked: dict[str, Any], field: str, said: str
+    ) -> None:
+        """Named, with what would do."""
+        error = harness.raised(lambda: client.certify(harness.image(), **asked))
+        assert fields(error) == [field]
+        assert said in str(error)
+
+    def test_a_plan_of_the_other_procedure_on_the_wire(self, harness: ModuleType, channel: grpc.Channel) -> None:
+        """As a client of another make would send it."""
+        image = pb.Image(tensor=pb.Tensor(data=bytes(16), shape=[1, 4, 4], dtype=pb.DATA_TYPE_UINT8))
+        message = pb.CertifyRequest(image=image, plan=pb.Plan(anytime=pb.AnytimePlan()))
+        with pytest.raises(grpc.RpcError) as caught:
+            harness.stub(channel).Certify(message, timeout=harness.PATIENCE)
+        assert "AnytimePlan is for Predict" in str(caught.value.details())
 
     @pytest.mark.parametrize("procedure", ["predict", "certify", "get_model"])
     def test_an_unknown_model(self, client: Any, harness: ModuleType, procedure: str) -> None:
@@ -186,7 +226,7 @@ class TestManyThingsWrong:
         """What the message gets wrong on its own is named beside the rest, as google.rpc.BadRequest."""
         message = pb.CertifyRequest(
             image=pb.Image(tensor=pb.Tensor(data=b"123", shape=[1, 4, 4], dtype=pb.DATA_TYPE_UINT8)),
-            plan=pb.Plan(),
+            plan=pb.Plan(anytime=pb.AnytimePlan()),
             sigma=0.0,
             n0=-1,
             n=0,

@@ -131,8 +131,8 @@ class Story:
             victim.add_done_callback(lambda _, event=event: event.set())  # type: ignore[misc]
         usual, answered = engine._decide, []
 
-        def decide(job: int, evidence: Any) -> None:
-            usual(job, evidence)
+        def decide(job: int, selection: Any, votes: Any) -> None:
+            usual(job, selection, votes)
             number = _number(engine._running[job].job.source)
             if number < ANSWERING:
                 assert engine._running[job].answer.done()
@@ -165,16 +165,10 @@ def _tasks(server: Any) -> int:
     return int(server.call(lambda: sum(not task.done() for task in asyncio.all_tasks()))) - 1
 
 
-def _alive() -> list[Any]:
-    """Requests' objects, anywhere in this process."""
+def _left() -> Counter[str]:
+    """Requests' objects that are alive anywhere in this process."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) in (Job, DrawSource)]
-
-
-def _left(earlier: list[Any]) -> Counter[str]:
-    """What is alive beside what was alive earlier."""
-    known = {id(thing) for thing in earlier}
-    return Counter(type(thing).__name__ for thing in _alive() if id(thing) not in known)
+    return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in (Job, DrawSource))
 
 
 @pytest.fixture
@@ -214,13 +208,13 @@ def test_a_thousand_clients_leave_and_nothing_of_them_is_left(
     with server.client() as one:
         undisturbed = one.certify(harness.image(), **COMPANION)
     disturbed, gate = gated
-    objects, earlier = [], _alive()  # other tests keep some of theirs
+    objects = []
     for waves in (1, WAVES):  # the first fills what is kept for good
         answer, stages = _disturb(disturbed, gate, harness, loop, waves)
         assert answer == undisturbed
         assert stages == {stage: waves * ROWS for stage in ("queued", "batched", "running")}
         assert harness.eventually(disturbed.idle)
         assert harness.eventually(lambda: _tasks(disturbed) == TASKS)
-        assert harness.eventually(lambda: not _left(earlier)), f"still in memory: {_left(earlier)}"
+        assert harness.eventually(lambda: not _left()), f"still in memory: {_left()}"
         objects.append(len(gc.get_objects()))
     assert objects[1] - objects[0] < WAVE * (WAVES - 1) // 2, "less than one object for two clients"

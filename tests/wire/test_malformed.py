@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certserve.endpoints.plans import FixedPlan
 from certserve.endpoints.requests import CertifyRequest, PredictRequest
 from certserve.errors import InvalidRequest
 from certserve.images import ImageFit, RawImage
@@ -148,14 +149,14 @@ class TestCertify:
     def test_a_plan_without_a_kind(self) -> None:
         """A plan of a later version arrives as one without a kind that this version knows."""
         later = pb.Plan.FromString(bytes([15 << 3 | 2, 0]))
-        for plan in (pb.Plan(), later):
-            assert fields(certify_request_from_wire(pb.CertifyRequest(image=tensor(), plan=plan))) == ["plan"]
+        assert fields(certify_request_from_wire(pb.CertifyRequest(image=tensor(), plan=later))) == ["plan"]
+        assert fields(predict_request_from_wire(pb.PredictRequest(image=tensor(), plan=later))) == ["plan"]
 
-    @pytest.mark.parametrize("plan", [None, pb.Plan(fixed=pb.FixedPlan())])
+    @pytest.mark.parametrize("plan", [None, pb.Plan(), pb.Plan(fixed=pb.FixedPlan())])
     def test_the_fixed_plan(self, plan: pb.Plan | None) -> None:
         """Left out or said: the same."""
         request = certify_request_from_wire(pb.CertifyRequest(image=tensor(), plan=plan))
-        assert (request.plan, request.malformed) == ("fixed", ())
+        assert (request.plan, request.malformed) == (FixedPlan(), ())
 
 
 @settings(deadline=None, max_examples=100)

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from certserve import errors
 from certserve.bundle import Defaults
+from certserve.endpoints.plans import AnytimePlan, FixedPlan, LooksPlan, TargetPlan
 from certserve.endpoints.requests import CertifyRequest, ExecutionInfo, ModelInfo, PredictRequest
 from certserve.errors import InvalidRequest
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
@@ -24,6 +25,7 @@ from certserve.smoothing.outcomes import (
     Certificate,
     Origin,
     Prediction,
+    Schedule,
     Setting,
     Space,
     Undecided,
@@ -52,20 +54,33 @@ sent_images: st.SearchStrategy[tuple[ImageInput | None, ImageFit]] = st.one_of(
 shared_fields: dict[str, st.SearchStrategy[Any]] = {
     "model": texts,
     "sigma": st.none() | floats,
+    "n0": st.none() | int64s,
     "n": st.none() | int64s,
     "alpha": st.none() | floats,
+    "time_budget": st.none() | st.integers(-(10**9), 10**9).map(float),
     "arithmetic": st.none() | st.sampled_from(Arithmetic),
     "nonce": st.binary(max_size=80),
 }
+certify_plans = st.one_of(
+    st.just(FixedPlan()),
+    st.builds(TargetPlan, floats, st.lists(floats, max_size=3).map(tuple)),
+    st.builds(LooksPlan, st.lists(int64s, max_size=3).map(tuple), st.none() | floats),
+)
 predict_requests = sent_images.flatmap(
-    lambda sent: st.builds(PredictRequest, image=st.just(sent[0]), fit=st.just(sent[1]), **shared_fields)
+    lambda sent: st.builds(
+        PredictRequest,
+        image=st.just(sent[0]),
+        fit=st.just(sent[1]),
+        plan=st.sampled_from([FixedPlan(), AnytimePlan()]),
+        **shared_fields,
+    )
 )
 certify_requests = sent_images.flatmap(
     lambda sent: st.builds(
         CertifyRequest,
         image=st.just(sent[0]),
         fit=st.just(sent[1]),
-        n0=st.none() | int64s,
+        plan=certify_plans,
         bound=st.sampled_from(Bound),
         **shared_fields,
     )
@@ -85,6 +100,15 @@ tested_settings = st.builds(
     arithmetic=st.sampled_from([arithmetic.value for arithmetic in Arithmetic]),
     stream=texts,
     arithmetic_error=floats,
+    nonce=texts,
+    schedule=st.builds(
+        Schedule,
+        every=int64s,
+        alphas=st.lists(floats, max_size=3).map(tuple),
+        runner_up_alphas=st.lists(floats, max_size=3).map(tuple),
+        radii=st.lists(floats, max_size=3).map(tuple),
+        precision=st.none() | floats,
+    ),
 )
 origins = st.builds(
     Origin,
@@ -94,17 +118,40 @@ origins = st.builds(
 # A statement is derived from the outcome and goes along, so p_lower and the radius are numbers it can print.
 printable = st.floats(0.0, 1.0, exclude_min=True)
 certificates = st.builds(
-    Certificate, labels, texts, printable, texts, floats, votes, looks_of_votes, tested_settings, origins
+    Certificate,
+    labels,
+    texts,
+    printable,
+    texts,
+    floats,
+    votes,
+    looks_of_votes,
+    tested_settings,
+    origins,
+    p_upper=st.none() | floats,
+    log_e_values=st.lists(floats, max_size=3).map(tuple),
 )
-predictions = st.builds(Prediction, labels, texts, floats, votes, tested_settings, origins)
+predictions = st.builds(
+    Prediction,
+    labels,
+    texts,
+    floats,
+    votes,
+    tested_settings,
+    origins,
+    selection=votes,
+    reselections=looks_of_votes,
+)
 abstentions = st.builds(
     Abstention,
     labels,
     texts,
     votes,
-    looks_of_votes,
+    st.lists(votes, min_size=1, max_size=3).map(tuple),
     tested_settings,
     origins,
+    p_upper=st.none() | printable,
+    radius=st.none() | printable,
     p_lower=st.none() | printable | st.just(0.0),
     p_value=st.none() | printable | st.just(0.0),
 )
@@ -182,11 +229,29 @@ class TestRequests:
             requests.predict_request_to_wire(PredictRequest(image=RawImage(np.zeros((1, 2, 2), dtype))))
         assert [violation.field for violation in caught.value.violations] == ["image"]
 
-    def test_a_plan_that_the_protocol_lacks_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        ("asked", "field"),
+        [
+            ({"plan": LooksPlan((2**63,))}, "plan.looks.looks"),
+            ({"time_budget": math.inf}, "time_budget"),
+            ({"time_budget": math.nan}, "time_budget"),
+            ({"time_budget": 1e300}, "time_budget"),
+        ],
+        ids=str,
+    )
+    def test_a_plan_that_the_protocol_cannot_carry_is_refused(self, asked: dict[str, Any], field: str) -> None:
         """A plan sent as another one would answer another question."""
-        with pytest.raises(InvalidRequest, match="halving") as caught:
-            requests.certify_request_to_wire(CertifyRequest(image=None, plan="halving"))
-        assert [violation.field for violation in caught.value.violations] == ["plan"]
+        with pytest.raises(InvalidRequest) as caught:
+            requests.certify_request_to_wire(CertifyRequest(image=None, **asked))
+        assert [violation.field for violation in caught.value.violations] == [field]
+
+    @pytest.mark.parametrize("seconds", [1e-9, 0.1, 0.05, 1.0, 86_400.0, -1.0, 0.0])
+    def test_a_time_budget_arrives_to_the_nanosecond(self, seconds: float) -> None:
+        """Zero and less too: the endpoint names them."""
+        for plan in (FixedPlan(), TargetPlan(0.25), LooksPlan()):
+            request = CertifyRequest(image=None, plan=plan, time_budget=seconds)
+            sent = requests.certify_request_to_wire(request).SerializeToString()
+            assert requests.certify_request_from_wire(pb.CertifyRequest.FromString(sent)) == request
 
     @pytest.mark.parametrize("name", ["n", "n0"])
     @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30])
