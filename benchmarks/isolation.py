@@ -52,9 +52,9 @@ class InOrder(Engine):
         super().__init__(*args, **options)
         self._turn = asyncio.Lock()
 
-    async def run(self, job: Job[Any]) -> Any:
+    async def run(self, job: Job[Any], budget: float | None = None) -> Any:
         async with self._turn:
-            return await super().run(job)
+            return await super().run(job, budget)
 
 
 def _serve(path: Path, in_order: bool, pipe: Connection) -> None:

@@ -136,8 +136,8 @@ class AnytimePlan:
         return AnytimePredict(budgets.n0, budgets.n, budgets.alpha)
 
     def smallest_predicting_n(self, budgets: Budgets) -> int:
-        """As `FixedPlan.smallest_predicting_n`."""
-        return 1
+        """The same: the first candidate is tested at half of alpha, as each tail of the published test is."""
+        return smallest_predicting_n(budgets.alpha)
 
 
 CertifyPlan: TypeAlias = FixedPlan | TargetPlan | LooksPlan

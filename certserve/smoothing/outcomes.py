@@ -20,7 +20,6 @@ __all__ = [
     "Case",
     "Certificate",
     "CertifyOutcome",
-    "Evidence",
     "Origin",
     "PredictOutcome",
     "Prediction",
@@ -82,14 +81,6 @@ class Votes:
         """These votes and `more` together."""
         counts = tuple(one + other for one, other in zip(self.counts, more.counts, strict=True))
         return Votes(counts, self.non_finite + more.non_finite)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a plan decides on: the selection votes, and the estimation votes at every look so far."""
-
-    selection: Votes
-    looks: tuple[Votes, ...]
 
 
 @dataclass(frozen=True, slots=True)

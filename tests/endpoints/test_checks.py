@@ -207,6 +207,12 @@ class TestPlans:
         """Both take what a Certify takes."""
         assert found(lambda c: c.predict_plan(plan, BUDGETS)) == []
 
+    @pytest.mark.parametrize("plan", [FixedPlan(), AnytimePlan()])
+    def test_the_smallest_n_that_names_a_class(self, plan: PredictPlan) -> None:
+        """Votes that all agree are not enough with one draw fewer: 2 * .5^n must be at most alpha."""
+        assert found(lambda c: c.predict_plan(plan, replace(BUDGETS, n=11, alpha=0.001))) == []
+        assert found(lambda c: c.predict_plan(plan, replace(BUDGETS, n=10, alpha=0.001))) == ["n"]
+
     @pytest.mark.parametrize("plan", [FixedPlan(), TargetPlan(0.25), LooksPlan()], ids=str)
     @pytest.mark.parametrize("bound", Bound)
     def test_the_smallest_n_is_enough_and_one_less_is_not(self, plan: CertifyPlan, bound: Bound) -> None:

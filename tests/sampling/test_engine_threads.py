@@ -63,9 +63,12 @@ def _source(seed: int, *, white: bool = False) -> DrawSource:
 def _collector(last: int) -> Any:
     """A decider that ends with all it was shown at look number `last`."""
     looks: list[Votes] = []
-    return SimpleNamespace(
-        look=lambda chosen, votes: looks.append(votes) or ((chosen, *looks) if len(looks) == last else None)
-    )
+
+    def look(chosen: Votes, votes: Votes) -> tuple[Votes, ...] | None:
+        looks.append(votes)
+        return (chosen, *looks) if len(looks) == last else None
+
+    return SimpleNamespace(look=look)
 
 
 def _job(source: DrawSource, n0: int = N0, looks: tuple[int, ...] = LOOKS) -> Job[Any]:

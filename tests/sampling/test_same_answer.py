@@ -67,9 +67,12 @@ class Fragile:
 def _collector(last: int) -> Any:
     """A decider that ends with all it was shown at look number `last`."""
     looks: list[Votes] = []
-    return SimpleNamespace(
-        look=lambda chosen, votes: looks.append(votes) or ((chosen, *looks) if len(looks) == last else None)
-    )
+
+    def look(chosen: Votes, votes: Votes) -> tuple[Votes, ...] | None:
+        looks.append(votes)
+        return (chosen, *looks) if len(looks) == last else None
+
+    return SimpleNamespace(look=look)
 
 
 def _job(seed: int, sigma: float = 0.5) -> Job[Any]:

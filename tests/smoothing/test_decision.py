@@ -20,7 +20,6 @@ from certserve.smoothing.outcomes import (
     Bound,
     Case,
     Certificate,
-    Evidence,
     Origin,
     Prediction,
     Setting,
@@ -195,14 +194,14 @@ class TestPlans:
         selection, votes = Votes((10, 0, 0)), Votes((980, 20, 0))
         plan = Fixed(10, 1000, 0.001)
         assert (plan.name, plan.looks, plan.bound) == ("fixed", (1000,), Bound.BINARY)
-        assert plan.decide(Evidence(selection, (votes,)), case(1000)) == certify(selection, votes, case(1000))
+        assert plan.begin(case(1000)).look(selection, votes) == certify(selection, votes, case(1000))
 
     def test_fixed_predict_decides_as_predict(self) -> None:
         """The same for PREDICT, which has no selection."""
         votes, plan = Votes((80, 20, 0)), FixedPredict(100, 0.001)
         assert (plan.name, plan.n0, plan.looks) == ("fixed-predict", 0, (100,))
         question = case(100, n0=0, plan="fixed-predict")
-        assert plan.decide(Evidence(NO_DRAWS, (votes,)), question) == predict(votes, question)
+        assert plan.begin(question).look(NO_DRAWS, votes) == predict(votes, question)
 
     @pytest.mark.parametrize("draws", [0, -1, LARGEST_N + 1])
     def test_draws_outside_their_range(self, draws: int) -> None:
@@ -233,7 +232,7 @@ def two_class_outcomes(n0: int, n: int, alpha: float) -> dict[tuple[int, int], C
     """What Fixed decides for each number of selection and of estimation votes for class 0."""
     plan, question = Fixed(n0, n, alpha), case(n, alpha, n0=n0)
     return {
-        (s, k): plan.decide(Evidence(Votes((s, n0 - s)), (Votes((k, n - k)),)), question)
+        (s, k): plan.begin(question).look(Votes((s, n0 - s)), Votes((k, n - k)))
         for s in range(n0 + 1)
         for k in range(n + 1)
     }

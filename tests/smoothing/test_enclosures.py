@@ -1,4 +1,4 @@
-"""The enclosures that `verify` adds for targets and the two-class bound, against ball arithmetic and exact sums."""
+"""The enclosures that `verify` computes with, against ball arithmetic and exact sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import Any
 import flint
 import pytest
 
-from certserve.smoothing.enclosures import Interval, log_e_value, log_reciprocal, normal_cdf, normal_quantile
+from certserve.smoothing.enclosures import (
+    Interval,
+    binomial_tail,
+    log_e_value,
+    log_reciprocal,
+    normal_cdf,
+    normal_quantile,
+)
 
 
 def exactly(x: Any) -> Fraction:
@@ -22,7 +29,7 @@ def ball(value: Fraction) -> flint.arb:
     return flint.arb(flint.fmpq(value.numerator, value.denominator))
 
 
-def assert_encloses(interval: Interval, truth: flint.arb, width: float = 1e-25) -> None:
+def assert_encloses(interval: Interval, truth: flint.arb, width: float | flint.arb = 1e-25) -> None:
     """The narrower ball `truth` lies in the interval, which is narrow too."""
     low, high = ball(exactly(interval.low)), ball(exactly(interval.high))
     assert low <= truth
@@ -118,3 +125,48 @@ def test_the_logarithm_encloses_flint(alpha: float) -> None:
     """An interval without ln(1 / alpha), or a wide one, fails."""
     with flint.ctx.workprec(600):
         assert_encloses(log_reciprocal(alpha), -flint.arb(alpha).log())
+
+
+@pytest.mark.parametrize("p", [5e-324, 1e-12, 0.1, 0.37, 0.5, 0.75, 0.999, math.nextafter(1.0, 0.0)])
+def test_the_binomial_tail_encloses_exact_rationals(p: float) -> None:
+    """An interval without the exact tail for any n up to 70 fails (the factorials change method at 64)."""
+    exact = Fraction(p)
+    for n in (1, 2, 5, 19, 23, 40, 63, 64, 70):
+        hit, miss = exact.numerator, exact.denominator - exact.numerator
+        masses = [math.comb(n, j) * hit**j * miss ** (n - j) for j in range(n + 1)]
+        for k in range(1, n + 1):
+            interval = binomial_tail(k, n, p)
+            scaled = exactly(interval.low) * exact.denominator**n, exactly(interval.high) * exact.denominator**n
+            assert scaled[0] <= sum(masses[k:]) <= scaled[1], (k, n)
+
+
+@pytest.mark.parametrize("n", [63, 64, 65, 128, 1000, 100_000, 10_000_000])
+def test_the_binomial_tail_encloses_flint(n: int) -> None:
+    """An interval without the ball of another library's incomplete beta function, or a wide one, fails."""
+    with flint.ctx.workprec(600):
+        for k, p in [(n, 0.99), (n - 1, 0.999), (n // 2, 0.5), (n // 2 + 1, 0.49), (9 * n // 10, 0.89), (1, 1.0 / n)]:
+            truth = flint.arb(p).beta_lower(k, n - k + 1, True)
+            assert_encloses(binomial_tail(k, n, p), truth, truth / 10**25)
+
+
+def test_the_normal_law_encloses_flint() -> None:
+    """An interval without the ball of another library's error function, or a wide one, fails."""
+    with flint.ctx.workprec(1200):
+        for x in [5e-324, 1e-17, 1e-8, *(i / 16 for i in range(1, 193)), math.nextafter(12.0, 0.0), math.pi]:
+            truth = (-flint.arb(x) / flint.arb(2).sqrt()).erfc() / 2
+            assert_encloses(normal_cdf(x), truth, truth / 10**25)
+    assert exactly(normal_cdf(0.0).low) == exactly(normal_cdf(0.0).high) == Fraction(1, 2)
+
+
+@pytest.mark.parametrize(("k", "n", "p"), [(0, 5, 0.5), (6, 5, 0.5), (3, 5, 0.0), (3, 5, 1.0), (3, 5, math.nan)])
+def test_no_tail_outside_its_range(k: int, n: int, p: float) -> None:
+    """An interval for something that is no tail of a binomial law fails."""
+    with pytest.raises(ValueError, match="expected 1 <= k <= n"):
+        binomial_tail(k, n, p)
+
+
+@pytest.mark.parametrize("x", [-1e-9, 12.1, math.inf, math.nan])
+def test_no_normal_law_outside_its_range(x: float) -> None:
+    """An interval where the remainder term is not proved fails."""
+    with pytest.raises(ValueError, match="x must lie"):
+        normal_cdf(x)

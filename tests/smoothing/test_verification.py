@@ -1,4 +1,4 @@
-"""`verify` accepts what the plans issue and refuses what was tampered with; its enclosures enclose."""
+"""`verify` accepts what the plans issue and refuses what was tampered with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-import flint
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from certserve.errors import VerificationFailed
 from certserve.smoothing.decision import certify, predict
 from certserve.smoothing.distribution import Gaussian
-from certserve.smoothing.enclosures import Interval, binomial_tail, normal_cdf
 from certserve.smoothing.outcomes import (
     Abstention,
     Bound,
@@ -336,67 +334,3 @@ def test_every_discrepancy_is_named() -> None:
     with pytest.raises(VerificationFailed) as failure:
         verify(replace(honest, norm="Linf", radius=2.0, selection=Votes((9, 1, 0))))
     assert len(failure.value.discrepancies) >= 3
-
-
-def exactly(x: Any) -> Fraction:
-    """The exact value of an mpmath number."""
-    sign, mantissa, exponent, _ = x._mpf_
-    return Fraction(int(mantissa)) * Fraction(2) ** int(exponent) * (-1 if sign else 1)
-
-
-def ball(x: Any) -> flint.arb:
-    """The exact value of an mpmath number."""
-    value = exactly(x)
-    return flint.arb(flint.fmpq(value.numerator, value.denominator))
-
-
-def assert_encloses(interval: Interval, truth: flint.arb) -> None:
-    """The much narrower ball `truth` lies in the interval, whose relative width is below 1e-25."""
-    low, high = ball(interval.low), ball(interval.high)
-    assert low <= truth
-    assert truth <= high
-    assert high - low <= truth / 10**25
-
-
-@pytest.mark.parametrize("p", [5e-324, 1e-12, 0.1, 0.37, 0.5, 0.75, 0.999, math.nextafter(1.0, 0.0)])
-def test_the_binomial_tail_encloses_exact_rationals(p: float) -> None:
-    """An interval without the exact tail for any n up to 70 fails (the factorials change method at 64)."""
-    exact = Fraction(p)
-    for n in (1, 2, 5, 19, 23, 40, 63, 64, 70):
-        hit, miss = exact.numerator, exact.denominator - exact.numerator
-        masses = [math.comb(n, j) * hit**j * miss ** (n - j) for j in range(n + 1)]
-        for k in range(1, n + 1):
-            interval = binomial_tail(k, n, p)
-            scaled = exactly(interval.low) * exact.denominator**n, exactly(interval.high) * exact.denominator**n
-            assert scaled[0] <= sum(masses[k:]) <= scaled[1], (k, n)
-
-
-@pytest.mark.parametrize("n", [63, 64, 65, 128, 1000, 100_000, 10_000_000])
-def test_the_binomial_tail_encloses_flint(n: int) -> None:
-    """An interval without the ball of another library's incomplete beta function, or a wide one, fails."""
-    with flint.ctx.workprec(600):
-        for k, p in [(n, 0.99), (n - 1, 0.999), (n // 2, 0.5), (n // 2 + 1, 0.49), (9 * n // 10, 0.89), (1, 1.0 / n)]:
-            assert_encloses(binomial_tail(k, n, p), flint.arb(p).beta_lower(k, n - k + 1, True))
-
-
-def test_the_normal_law_encloses_flint() -> None:
-    """An interval without the ball of another library's error function, or a wide one, fails."""
-    with flint.ctx.workprec(1200):
-        for x in [5e-324, 1e-17, 1e-8, *(i / 16 for i in range(1, 193)), math.nextafter(12.0, 0.0), math.pi]:
-            truth = (-flint.arb(x) / flint.arb(2).sqrt()).erfc() / 2
-            assert_encloses(normal_cdf(x), truth)
-    assert exactly(normal_cdf(0.0).low) == exactly(normal_cdf(0.0).high) == Fraction(1, 2)
-
-
-@pytest.mark.parametrize(("k", "n", "p"), [(0, 5, 0.5), (6, 5, 0.5), (3, 5, 0.0), (3, 5, 1.0), (3, 5, math.nan)])
-def test_no_tail_outside_its_range(k: int, n: int, p: float) -> None:
-    """An interval for something that is no tail of a binomial law fails."""
-    with pytest.raises(ValueError, match="expected 1 <= k <= n"):
-        binomial_tail(k, n, p)
-
-
-@pytest.mark.parametrize("x", [-1e-9, 12.1, math.inf, math.nan])
-def test_no_normal_law_outside_its_range(x: float) -> None:
-    """An interval where the remainder term is not proved fails."""
-    with pytest.raises(ValueError, match="x must lie"):
-        normal_cdf(x)

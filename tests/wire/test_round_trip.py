@@ -107,7 +107,7 @@ tested_settings = st.builds(
         alphas=st.lists(floats, max_size=3).map(tuple),
         runner_up_alphas=st.lists(floats, max_size=3).map(tuple),
         radii=st.lists(floats, max_size=3).map(tuple),
-        precision=st.none() | floats,
+        precision=floats,
     ),
 )
 origins = st.builds(
@@ -128,7 +128,7 @@ certificates = st.builds(
     looks_of_votes,
     tested_settings,
     origins,
-    p_upper=st.none() | floats,
+    p_upper=floats,
     log_e_values=st.lists(floats, max_size=3).map(tuple),
 )
 predictions = st.builds(
@@ -150,8 +150,8 @@ abstentions = st.builds(
     st.lists(votes, min_size=1, max_size=3).map(tuple),
     tested_settings,
     origins,
-    p_upper=st.none() | printable,
-    radius=st.none() | printable,
+    p_upper=printable,
+    radius=printable | st.just(0.0),
     p_lower=st.none() | printable | st.just(0.0),
     p_value=st.none() | printable | st.just(0.0),
 )

@@ -12,7 +12,6 @@ from certserve.smoothing.outcomes import (
     Bound,
     Case,
     Certificate,
-    Evidence,
     Prediction,
     Schedule,
     Undecided,
@@ -65,10 +64,6 @@ class Fixed:
         case = stated(self, case)
         return _OneLook(case, lambda selection, votes: decision.certify(selection, votes, case))
 
-    def decide(self, evidence: Evidence, case: Case) -> Certificate | Abstention:
-        """The outcome at the latest look."""
-        return decision.certify(evidence.selection, evidence.looks[-1], stated(self, case))
-
 
 @dataclass(frozen=True, slots=True)
 class FixedPredict:
@@ -101,10 +96,6 @@ class FixedPredict:
         """See `Plan`."""
         case = stated(self, case)
         return _OneLook(case, lambda _, votes: decision.predict(votes, case))
-
-    def decide(self, evidence: Evidence, case: Case) -> Prediction | Abstention:
-        """The outcome at the latest look."""
-        return decision.predict(evidence.looks[-1], stated(self, case))
 
 
 class _OneLook(Generic[Outcome]):
