@@ -47,6 +47,7 @@ class RoundedGaussian:
         lowest: the smallest value drawn.
         thresholds: uint64; value lowest + i is drawn for thresholds[i - 1] <= U < thresholds[i].
         table: int16 of 65,536 entries: the value that the high 16 bits decide, or the sentinel.
+        passed: uint16 of 65,536 entries: how many thresholds lie at or below the cell's start, all but one at most.
         undecided: the share of the table's entries that are the sentinel.
         total_variation: an upper bound on the distance of the drawn law from the exact rounded Gaussian.
     """
@@ -55,12 +56,17 @@ class RoundedGaussian:
     lowest: int
     thresholds: npt.NDArray[np.uint64]
     table: npt.NDArray[np.int16]
+    passed: npt.NDArray[np.uint16]
     undecided: float
     total_variation: float
 
     def settle(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
         """The value for each 64-bit uniform."""
-        index = np.searchsorted(self.thresholds, bits, side="right")
+        index = self.passed.take((bits >> np.uint64(48)).astype(np.intp)).astype(np.intp)
+        index += self.thresholds.take(index) <= bits
+        # The few whose cell straddles several thresholds are searched for.
+        further = np.flatnonzero(self.thresholds.take(index, mode="clip") <= bits)
+        index[further] = np.searchsorted(self.thresholds, bits[further], side="right")
         return (index + self.lowest).astype(np.int16)
 
 
@@ -78,9 +84,11 @@ def rounded_gaussian(sigma: float) -> RoundedGaussian:
     upper = [(1 << 64) + -tail // _STEP for tail in tails[:-1]]
     thresholds = np.array(lower[::-1] + upper, dtype=np.uint64)
     lowest = -len(lower)
-    table = _table(thresholds, lowest)
+    at_start, at_end = _passed(thresholds)
+    table = np.where(at_start == at_end, at_start + lowest, _SENTINEL).astype(np.int16)
+    passed = np.minimum(at_start, max(thresholds.size - 1, 0)).astype(np.uint16)
     undecided = np.count_nonzero(table == _SENTINEL) / table.size
-    return RoundedGaussian(sigma, lowest, thresholds, table, undecided, _total_variation(tails))
+    return RoundedGaussian(sigma, lowest, thresholds, table, passed, undecided, _total_variation(tails))
 
 
 def _tail_masses(sigma: float) -> list[int]:
@@ -109,13 +117,11 @@ def _total_variation(tails: list[int]) -> float:
     return math.ldexp(excess + cut_off, -_PHI_BITS) * (1.0 + 1e-9)
 
 
-def _table(thresholds: npt.NDArray[np.uint64], lowest: int) -> npt.NDArray[np.int16]:
-    """For each value of the high 16 bits: the draw, or the sentinel where the low 48 bits matter."""
+def _passed(thresholds: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """For each value of the high 16 bits: how many thresholds lie at or below its first and its last number."""
     starts = np.arange(65536, dtype=np.uint64) << np.uint64(48)
-    ends = starts | np.uint64((1 << 48) - 1)
-    at_start = np.searchsorted(thresholds, starts, side="right")
-    at_end = np.searchsorted(thresholds, ends, side="right")
-    return np.where(at_start == at_end, at_start + lowest, _SENTINEL).astype(np.int16)
+    ends = starts | _LOW_48
+    return np.searchsorted(thresholds, starts, side="right"), np.searchsorted(thresholds, ends, side="right")
 
 
 class GridNoise:
@@ -140,32 +146,30 @@ class GridNoise:
         Draw i is the same alone, in any range, and in any batch.
         """
         d = self._dimension
-        stride = _whole_blocks(2 * d)  # bytes a draw
-        cells = stream_bytes(self._key.domain(f"{domain}/cells"), first * stride, count * stride)
-        high = cells.view("<u2").reshape(count, stride // 2)[:, :d]
-        noise = np.take(self._law.table, high)
+        stride = _whole_blocks(2 * d) // 2  # cells a draw
+        cells = stream_bytes(self._key.domain(f"{domain}/cells"), 2 * first * stride, 2 * count * stride).view("<u2")
+        noise = np.take(self._law.table, cells.reshape(count, stride)[:, :d])
         undecided = np.flatnonzero(noise == _SENTINEL)
-        if undecided.size:
-            rows, pixels = np.divmod(undecided, d)
-            high_bits = high[rows, pixels].astype(np.uint64) << np.uint64(48)
-            noise[rows, pixels] = self._law.settle(high_bits | self._low_bits(domain, first, count, rows))
+        counts = np.diff(np.searchsorted(undecided, d * np.arange(count + 1)))  # of each draw
+        places = undecided + np.repeat((stride - d) * np.arange(count), counts)
+        high_bits = cells.take(places).astype(np.uint64) << np.uint64(48)
+        noise.reshape(-1)[undecided] = self._law.settle(high_bits | self._low_bits(domain, first, counts))
         return noise
 
-    def _low_bits(self, domain: str, first: int, count: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-        """48 further bits for each undecided pixel, whose rows are given in order.
+    def _low_bits(self, domain: str, first: int, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+        """48 further bits for each undecided pixel, of which each draw has so many.
 
         The j-th one of a draw gets the low 48 bits of bytes 8 j..8 j + 7 of the draw's own stretch. A stretch has
         slots for all but a negligible share of draws; a draw with more goes on in a stream of its own.
         """
-        slots = self._slots
-        raw = stream_bytes(self._key.domain(f"{domain}/settle"), first * 8 * slots, count * 8 * slots).view("<u8")
-        counts = np.bincount(rows, minlength=count)
-        rank = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        low = raw.take(rows * slots + np.minimum(rank, slots - 1))
+        slots, rows = self._slots, np.arange(counts.size)
+        raw = stream_bytes(self._key.domain(f"{domain}/settle"), 8 * first * slots, 8 * rows.size * slots).view("<u8")
+        starts = np.cumsum(counts) - counts
+        low = raw.take(np.arange(counts.sum()) + np.repeat(slots * rows - starts, counts), mode="clip")
         for row in np.flatnonzero(counts > slots):
-            own = self._key.domain(f"{domain}/settle/{first + row}")
-            more = stream_bytes(own, 0, _whole_blocks(8 * int(counts[row]))).view("<u8")
-            low[(rows == row) & (rank >= slots)] = more[: counts[row] - slots]
+            extra = int(counts[row]) - slots
+            own = stream_bytes(self._key.domain(f"{domain}/settle/{first + row}"), 0, _whole_blocks(8 * extra))
+            low[starts[row] + slots :][:extra] = own.view("<u8")[:extra]
         return low & _LOW_48
 
 

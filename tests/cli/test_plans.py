@@ -36,7 +36,7 @@ def test_certify(cli: Any, half: Path, images: Any, options: tuple[str, ...], pl
     """The options come to the plan that they name."""
     setting = settings(cli("certify", images["bright"], "--model", half, "--n", "2000", "--json", *options))
     assert (setting["plan"], setting["schedule"]["radii"]) == (plan, radii)
-    assert setting["schedule"]["precision"] == (0.05 if "--precision" in options else None)
+    assert setting["schedule"]["precision"] == (0.05 if "--precision" in options else 0.0)
 
 
 @pytest.mark.parametrize(("options", "plan"), [((), "fixed-predict"), (("--anytime", "--n0", "30"), "anytime-predict")])
