@@ -165,7 +165,9 @@ class GridNoise:
         slots, rows = self._slots, np.arange(counts.size)
         raw = stream_bytes(self._key.domain(f"{domain}/settle"), 8 * first * slots, 8 * rows.size * slots).view("<u8")
         starts = np.cumsum(counts) - counts
-        low = raw.take(np.arange(counts.sum()) + np.repeat(slots * rows - starts, counts), mode="clip")
+        low: npt.NDArray[np.uint64] = raw.take(
+            np.arange(counts.sum()) + np.repeat(slots * rows - starts, counts), mode="clip"
+        )
         for row in np.flatnonzero(counts > slots):
             extra = int(counts[row]) - slots
             own = stream_bytes(self._key.domain(f"{domain}/settle/{first + row}"), 0, _whole_blocks(8 * extra))

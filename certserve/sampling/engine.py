@@ -1,8 +1,9 @@
 """The loop: slices to the executor, labels to the scheduler, evidence to the plans.
 
 One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
-waits for the loop. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again
-slice by slice, each with nothing beside it, so that only the job whose slice fails twice is told of it.
+waits for the loop; a batch that has not begun makes way for a small job. Cancelling a job forgets its draws;
+batch-mates cannot notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only
+the job whose slice fails twice is told of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from certserve.errors import BackendFailed, Infeasible, InternalError, Overloaded, Unavailable
 from certserve.sampling.executor import Executor
-from certserve.sampling.scheduler import Scheduler
+from certserve.sampling.scheduler import SMALL_JOB, Scheduler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Votes
@@ -67,6 +69,14 @@ class _Running:
     job: Job[object]
     answer: asyncio.Future[Any]
     failed: set[Slice] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch that the executor has, and the future that it gave for it."""
+
+    batch: tuple[Slice, ...]
+    future: Future[Labels]
 
 
 class _Pace:
@@ -136,7 +146,7 @@ class Engine:
         self._largest_jobs = largest_jobs
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
-        self._in_flight: dict[asyncio.Future[Labels], tuple[Slice, ...]] = {}
+        self._in_flight: dict[asyncio.Future[Labels], _Flight] = {}
         self._news = asyncio.Event()
         self._alone = False  # a slice that failed is running again
         self._pace = _Pace(executor.parallel)
@@ -209,6 +219,8 @@ class Engine:
         self._running[number] = running
         self._executor.admit(number, job.source)
         self._scheduler.add(number, n0=job.n0, looks=job.looks)
+        if job.n0 + job.looks[-1] <= SMALL_JOB:
+            self._make_way()
         self._news.set()
         try:
             async with asyncio.timeout(budget):
@@ -233,7 +245,7 @@ class Engine:
                 self._submit()
                 await self._wait()
                 for batch in [b for b in self._in_flight if b.done()]:
-                    self._collect(batch, self._in_flight.pop(batch))
+                    self._collect(batch, self._in_flight.pop(batch).batch)
                     del batch  # a failed one holds the inputs it failed on
         except Exception as failure:
             _log.exception("the sampling engine failed")
@@ -254,9 +266,16 @@ class Engine:
                 return
             if not self._in_flight:
                 self._pace.start(self._clock())
-            future = asyncio.wrap_future(self._executor.submit(batch))
-            self._in_flight[future] = batch
+            future = self._executor.submit(batch)
+            self._in_flight[asyncio.wrap_future(future)] = _Flight(batch, future)
             self._alone = again
+
+    def _make_way(self) -> None:
+        """Take the newest batch back if it has not begun: the next one holds the draws of the job that came."""
+        if len(self._in_flight) > self._executor.parallel:
+            newest = next(reversed(self._in_flight))
+            if self._in_flight[newest].future.cancel():
+                self._scheduler.take_back(self._in_flight.pop(newest).batch)
 
     async def _wait(self) -> None:
         """Until a batch is back, or a job came while there is room for a batch."""

@@ -42,7 +42,10 @@ class Executor(Protocol):
         """The job's input is no longer needed; slices already submitted still run."""
 
     def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
-        """Run slices of admitted jobs; the future holds one array of labels for each slice, in order."""
+        """Run slices of admitted jobs; the future holds one array of labels for each slice, in order.
+
+        Cancelling the future succeeds only while the batch has not begun, and then it never runs.
+        """
 
     def close(self) -> None:
         """Give back what the executor alone holds; slices still with it may fail."""

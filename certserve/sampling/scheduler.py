@@ -62,6 +62,13 @@ class _Job:
     looks: Sequence[int]
     seen: list[Votes] = field(default_factory=list)  # looks that nobody has been told of
 
+    @property
+    def small(self) -> bool:
+        return self.selection.total + self.estimation.total <= SMALL_JOB
+
+    def of(self, draws: DrawSet) -> _Prefix:
+        return self.selection if draws is DrawSet.SELECTION else self.estimation
+
     def unscheduled(self) -> int:
         return sum(p.total - p.handed_out for p in (self.selection, self.estimation))
 
@@ -81,6 +88,7 @@ class Scheduler:
         self._waiting = 0
         self._returned: deque[Slice] = deque()
         self._credit = 0.0  # rows that the small jobs have left of their half of the latest batches
+        self._earlier_credit = 0.0  # before the newest batch
 
     @property
     def waiting(self) -> int:
@@ -106,7 +114,7 @@ class Scheduler:
         n = looks[-1]
         self._jobs[job] = _Job(self._prefix(n0), self._prefix(n), looks)
         self._waiting += n0 + n
-        (self._small if n0 + n <= SMALL_JOB else self._large)[job] = None
+        (self._small if self._jobs[job].small else self._large)[job] = None
 
     def cancel(self, job: int) -> None:
         """Forget a job, whatever its state; labels still to come for it are dropped. Unknown jobs are ignored."""
@@ -131,6 +139,7 @@ class Scheduler:
             self._waiting -= self._returned[0].count
             return (self._returned.popleft(),)
         shares: dict[tuple[int, DrawSet], list[int]] = {}
+        self._earlier_credit = self._credit
         if not self._large:
             self._fill(self._small, rows, shares)
         else:
@@ -140,6 +149,17 @@ class Scheduler:
             self._credit = min(max(self._credit + half - spent, 0.0), _LARGEST_CREDIT)
             self._fill(self._small, self._fill(self._large, rows - spent, shares), shares)
         return tuple(Slice(job, draws, first, count) for (job, draws), (first, count) in shares.items())
+
+    def take_back(self, batch: Sequence[Slice]) -> None:
+        """As if the newest batch had not been handed out; slices of jobs that are gone stay gone."""
+        self._credit = self._earlier_credit
+        known = [piece for piece in batch if piece.job in self._jobs]
+        for piece in known:
+            self._jobs[piece.job].of(piece.draws).handed_out -= piece.count
+            self._waiting += piece.count
+        turns = dict.fromkeys(piece.job for piece in known)
+        self._small = {job: None for job in turns if self._jobs[job].small} | self._small
+        self._large = {job: None for job in turns if not self._jobs[job].small} | self._large
 
     def put_back(self, piece: Slice) -> None:
         """Run a slice again, in a batch of its own. Ignored where its job is gone."""

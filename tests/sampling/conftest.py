@@ -79,15 +79,20 @@ class Submitted:
         """Which jobs' draws it holds."""
         return {seed for seed, _ in self.work}
 
+    @property
+    def taken_back(self) -> bool:
+        """Whether the engine has cancelled it."""
+        return self.future.cancelled()
+
     def answer(self) -> None:
         """Give the right labels."""
-        if self.future.set_running_or_notify_cancel():
+        if self.future.running() or self.future.set_running_or_notify_cancel():
             found = [labels_of(seed, piece.draws, piece.first, piece.count) for seed, piece in self.work]
             self.future.set_result(found)
 
     def fail(self, error: Exception) -> None:
         """Fail all of it."""
-        if self.future.set_running_or_notify_cancel():
+        if self.future.running() or self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -95,14 +100,19 @@ Respond = Callable[[Submitted], None]
 
 
 class ScriptedExecutor:
-    """An executor that does nothing until the test says so. A source's first pixel is its job's seed."""
+    """An executor that does nothing until the test says so. A source's first pixel is its job's seed.
+
+    Args:
+        begins: whether batches have begun, so that none can be taken back, when they are submitted;.
+    """
 
     num_classes = CLASSES
     alive = True
 
-    def __init__(self, largest_batch: int = 32, parallel: int = 1) -> None:
+    def __init__(self, largest_batch: int = 32, parallel: int = 1, begins: bool = True) -> None:
         self.largest_batch = largest_batch
         self.parallel = parallel
+        self.begins = begins
         self.sources: dict[int, DrawSource] = {}
         self.pending: list[Submitted] = []
         self.history: list[Submitted] = []
@@ -119,6 +129,8 @@ class ScriptedExecutor:
     def submit(self, batch: Sequence[Slice]) -> Future[list[Labels]]:
         work = [(int(self.sources[piece.job].pixels.flat[0]), piece) for piece in batch]
         submitted = Submitted(work, Future())
+        if self.begins:
+            submitted.future.set_running_or_notify_cancel()
         self.pending.append(submitted)
         self.history.append(submitted)
         return submitted.future
@@ -170,9 +182,9 @@ class Bench:
         """Labels of a run of a job's draws."""
         return labels_of(seed, draws, first, count)
 
-    def executor(self, largest_batch: int = 32, parallel: int = 1) -> ScriptedExecutor:
+    def executor(self, largest_batch: int = 32, parallel: int = 1, *, begins: bool = True) -> ScriptedExecutor:
         """An executor that the test controls."""
-        return ScriptedExecutor(largest_batch, parallel)
+        return ScriptedExecutor(largest_batch, parallel, begins)
 
 
 @pytest.fixture(scope="session")
