@@ -1,9 +1,9 @@
 """The loop: slices to the executor, labels to the scheduler, evidence to the plans.
 
 One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
-waits for the loop; a batch that has not begun makes way for a small job. Cancelling a job forgets its draws;
-batch-mates cannot notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only
-the job whose slice fails twice is told of it.
+waits for the loop; while that one has not begun it makes way for a small job, and is made again without the draws of
+a job that has ended. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again
+slice by slice, each with nothing beside it, so that only the job whose slice fails twice is told of it.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class Engine:
         self._executor.admit(number, job.source)
         self._scheduler.add(number, n0=job.n0, looks=job.looks)
         if job.n0 + job.looks[-1] <= SMALL_JOB:
-            self._make_way()
+            self._take_back()
         self._news.set()
         try:
             async with asyncio.timeout(budget):
@@ -270,12 +270,16 @@ class Engine:
             self._in_flight[asyncio.wrap_future(future)] = _Flight(batch, future)
             self._alone = again
 
-    def _make_way(self) -> None:
-        """Take the newest batch back if it has not begun: the next one holds the draws of the job that came."""
-        if len(self._in_flight) > self._executor.parallel:
-            newest = next(reversed(self._in_flight))
-            if self._in_flight[newest].future.cancel():
-                self._scheduler.take_back(self._in_flight.pop(newest).batch)
+    def _take_back(self, job: int | None = None) -> None:
+        """Take the newest batch back if it has not begun, so that another is made; only if it has draws of `job`."""
+        if len(self._in_flight) <= self._executor.parallel:
+            return
+        newest = next(reversed(self._in_flight))
+        flight = self._in_flight[newest]
+        if (job is None or any(piece.job == job for piece in flight.batch)) and flight.future.cancel():
+            del self._in_flight[newest]
+            self._scheduler.take_back(flight.batch)
+            self._news.set()
 
     async def _wait(self) -> None:
         """Until a batch is back, or a job came while there is room for a batch."""
@@ -354,4 +358,5 @@ class Engine:
     def _forget(self, number: int) -> None:
         self._running.pop(number, None)
         self._scheduler.cancel(number)
+        self._take_back(number)
         self._executor.forget(number)

@@ -80,6 +80,30 @@ def test_many_small_jobs_one_after_the_other(bench: Bench) -> None:
     _on(executor, scenario)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_job_that_ends_leaves_no_batch_behind(bench: Bench, begun: bool, beside: bool) -> None:
+    """A batch of its draws that has not begun never runs; the others' draws take its place."""
+    executor = bench.executor(ROWS, begins=False)
+
+    async def scenario(engine: Engine) -> None:
+        seeds = (LARGE, OTHER) if beside else (LARGE,)
+        tasks = [asyncio.create_task(engine.run(bench.job(seed, *PLANS[seed]))) for seed in seeds]
+        await executor.settle()
+        for submitted in executor.history[: 1 + begun]:
+            submitted.future.set_running_or_notify_cancel()
+        tasks[0].cancel()
+        await executor.settle()
+        assert [submitted.taken_back for submitted in executor.history[:2]] == [False, not begun]
+        await executor.finish()
+        assert all(submitted.seeds == {OTHER} for submitted in executor.history[2:])
+        assert len(executor.history) == 2 or beside
+        if beside:
+            assert await tasks[1] == bench.evidence(OTHER, *PLANS[OTHER])
+
+    _on(executor, scenario)
+
+
 def test_a_job_forgotten_before_its_batch_is_taken_back(bench: Bench) -> None:
     """Its draws are dropped; those of its batch-mates are not."""
     executor = bench.executor(ROWS, begins=False)
