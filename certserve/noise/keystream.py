@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ STREAM = "aes128-ctr/2"
 
 _BLOCK = 16
 _KEY_BYTES = 32
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Key:
 
     def domain(self, name: str) -> bytes:
         """A 16-byte AES key for one disjoint part of the job's randomness."""
-        return hmac.new(self.secret_bytes, name.encode(), hashlib.sha256).digest()[:16]
+        return _derived(self.secret_bytes, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,14 @@ def stream_bytes(domain_key: bytes, first: int, length: int) -> npt.NDArray[np.u
     if offset:
         raise ValueError(f"the stream is addressed in blocks of {_BLOCK} bytes, not at {first}")
     cipher = Cipher(AES(domain_key), CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
-    return np.frombuffer(cipher.update(bytes(length)), dtype=np.uint8)
+    zeros = _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
+    return np.frombuffer(cipher.update(zeros), dtype=np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _derived(key: bytes, name: str) -> bytes:
+    """Remembered, because every batch of a job asks for the same few."""
+    return hmac.new(key, name.encode(), hashlib.sha256).digest()[:_BLOCK]
 
 
 def _exact(value: str | int | float | bytes) -> str:

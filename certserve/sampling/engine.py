@@ -147,7 +147,7 @@ class Engine:
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         self._in_flight: dict[asyncio.Future[Labels], _Flight] = {}
-        self._news = asyncio.Event()
+        self._news = asyncio.Event()  # a batch is back, or a job came or went
         self._alone = False  # a slice that failed is running again
         self._pace = _Pace(executor.parallel)
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
@@ -243,7 +243,8 @@ class Engine:
         try:
             while True:
                 self._submit()
-                await self._wait()
+                await self._news.wait()
+                self._news.clear()
                 for batch in [b for b in self._in_flight if b.done()]:
                     self._collect(batch, self._in_flight.pop(batch).batch)
                     del batch  # a failed one holds the inputs it failed on
@@ -267,7 +268,9 @@ class Engine:
             if not self._in_flight:
                 self._pace.start(self._clock())
             future = self._executor.submit(batch)
-            self._in_flight[asyncio.wrap_future(future)] = _Flight(batch, future)
+            wrapped = asyncio.wrap_future(future)
+            wrapped.add_done_callback(lambda _: self._news.set())
+            self._in_flight[wrapped] = _Flight(batch, future)
             self._alone = again
 
     def _take_back(self, job: int | None = None) -> None:
@@ -280,19 +283,6 @@ class Engine:
             del self._in_flight[newest]
             self._scheduler.take_back(flight.batch)
             self._news.set()
-
-    async def _wait(self) -> None:
-        """Until a batch is back, or a job came while there is room for a batch."""
-        self._news.clear()
-        if not self._in_flight:
-            await self._news.wait()
-            return
-        news = asyncio.create_task(self._news.wait())
-        try:
-            anything: list[asyncio.Future[Any]] = [*self._in_flight, news]
-            await asyncio.wait(anything, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            news.cancel()
 
     def _collect(self, future: asyncio.Future[Labels], batch: tuple[Slice, ...]) -> None:
         try:
