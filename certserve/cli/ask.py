@@ -117,13 +117,16 @@ def certify(images: tuple[str, ...], as_json: bool, stream: bool, **options: Any
     def ask(model: Any, image: str, more: dict[str, Any]) -> Any:
         if not stream:
             return model.certify(image, **question, **more)
+        latest = None
         with live_answer(image) as show:
             told = {name: value for name, value in more.items() if name == "model"}
             for outcome in model.certify_stream(image, **question, **told):
-                show(outcome)
-        return outcome
+                if outcome != latest:  # the last one, where it is no better, comes twice
+                    show(outcome)
+                latest = outcome
+        return latest
 
-    _tell(*_ask(images, options, ask), as_json)
+    _tell(*_ask(images, options, ask, bar=not stream), as_json)
 
 
 def _tell(answers: list[Answer], refused: list[str], as_json: bool) -> None:
@@ -144,12 +147,21 @@ def _question(options: dict[str, Any], **more: Any) -> dict[str, Any]:
     return question | more
 
 
-def _ask(images: tuple[str, ...], options: dict[str, Any], ask: _Ask) -> tuple[list[Answer], list[str]]:
-    """The answers, and a sentence about every image that was refused; another failure ends the asking."""
+def _ask(
+    images: tuple[str, ...], options: dict[str, Any], ask: _Ask, *, bar: bool = True
+) -> tuple[list[Answer], list[str]]:
+    """The answers, and a sentence about every image that was refused; another failure ends the asking.
+
+    Args:
+        bar: show how far it is, where `ask` shows nothing itself.
+    """
     answers: list[Answer] = []
     refused: list[str] = []
     title = f"asking about {len(images)} image{'s' * (len(images) > 1)}"
-    with progress_bar(title, len(images)) as report, _model(options, answers, len(images), report) as (model, more):
+    with (
+        progress_bar(title, len(images), shown=bar) as report,
+        _model(options, answers, len(images), report) as (model, more),
+    ):
         for image in images:
             start = time.perf_counter()
             try:

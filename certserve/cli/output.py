@@ -124,7 +124,9 @@ def live_answer(image: str) -> Iterator[Callable[[AnyOutcome], None]]:
 
 
 @contextmanager
-def progress_bar(description: str, total: float | None = None) -> Iterator[Callable[[float, float | None], None]]:
+def progress_bar(
+    description: str, total: float | None = None, *, shown: bool = True
+) -> Iterator[Callable[[float, float | None], None]]:
     """A bar on standard error, shown when the work takes over two seconds; call with (done, total)."""
     console = Console(stderr=True)
     bar = Progress(
@@ -135,7 +137,7 @@ def progress_bar(description: str, total: float | None = None) -> Iterator[Calla
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     task = bar.add_task(description, total=total)
     timer = threading.Timer(_PATIENCE_SECONDS, bar.start)

@@ -92,6 +92,7 @@ class TestStream:
         for result in (here, there):
             lines = [line for line in result.stderr.splitlines() if line.startswith("bright[red].png: bright, radius ")]
             assert len(lines) > 3
+            assert len({line.rsplit(",", 1)[0] for line in lines}) == len(lines), "one was shown twice"
         assert _outcome(here) == _outcome(there)
         assert _outcome(here).estimation[0].total == 4_000
 

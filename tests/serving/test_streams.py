@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 import certserve
@@ -24,6 +27,15 @@ LONG: dict[str, Any] = {"plan": LooksPlan(), "n": 5_000_000}
 AT_ONCE = 16
 AHEAD = 16
 """What the connection itself may hold of either direction, and a message in each hand."""
+
+
+_LISTENER = """
+import sys, numpy, certserve
+from certserve.endpoints.plans import LooksPlan
+print("asking", flush=True)
+for outcome in certserve.Client(sys.argv[1]).certify_stream(numpy.load(sys.argv[2]), plan=LooksPlan(), n=5_000_000):
+    print(type(outcome).__name__, flush=True)
+"""
 
 
 class TestStream:
@@ -86,6 +98,20 @@ class TestStream:
             assert not server.idle()
             replies.close()
             assert harness.eventually(server.idle)
+
+    @pytest.mark.parametrize("replies", [0, 1, 3])
+    def test_a_client_that_is_killed(self, server: Any, harness: ModuleType, tmp_path: Path, replies: int) -> None:
+        """Before the first certificate or after some, without a word: nothing is left either."""
+        np.save(tmp_path / "image.npy", harness.image(180 + replies))
+        listen = (sys.executable, "-c", _LISTENER, server.target, str(tmp_path / "image.npy"))
+        with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "asking\n"
+            for _ in range(replies):
+                assert process.stdout.readline() == "Certificate\n"
+            assert harness.eventually(lambda: not server.idle())
+            process.kill()
+        assert harness.eventually(server.idle)
 
     def test_in_process_too(self, bundles: dict[str, Path], harness: ModuleType) -> None:
         """The same, without a server."""
