@@ -19,6 +19,7 @@ _COMMANDS = {
     "certify": "certserve.cli.ask:certify",
     "predict": "certserve.cli.ask:predict",
     "verify": "certserve.cli.verify:verify",
+    "secret": "certserve.cli.keys:secret",
     "bundle": "certserve.cli.bundle:bundle",
     "train": "certserve.cli.train:train",
     "quantize": "certserve.cli.quantize:quantize",

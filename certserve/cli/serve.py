@@ -35,11 +35,13 @@ _FILE = click.Path(exists=True, dir_okay=False)
 def serve(models: tuple[str, ...], config: str | None, address: str | None, as_json: bool, **options: Any) -> None:
     """Serve models over gRPC until SIGTERM; without a model, the packaged one.
 
+    SIGHUP makes it read the secret file again (see `certserve secret rotate`): questions asked from then on are drawn
+    with what it holds, those in progress with what they began with.
+
     \b
     Example: certserve serve --model my-bundle --address 127.0.0.1:8700
     """
     from certserve.endpoints.models import LoadedModel
-    from certserve.noise.keystream import Secret
     from certserve.serving import config as configs
     from certserve.serving import server
     from certserve.zoo import path_of
@@ -61,8 +63,7 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
         "trust": settings.security.trust,
     }
     loaded = [LoadedModel.read(path_of(name), **how) for name in settings.models or (None,)]
-    secret_file = settings.noise.secret_file
-    secret = Secret.from_file(Path(secret_file)) if secret_file else Secret.fresh()
+    secret = server.read_secret(settings)
 
     def on_ready(running: server.RunningServer) -> None:
         names = [model.bundle.name for model in loaded]

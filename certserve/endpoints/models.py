@@ -1,4 +1,4 @@
-"""The models being served: bundles, each with its execution, its engine and the secret its noise is keyed with."""
+"""The models being served: bundles, each with its execution, its engine and the epochs of the noise's secret."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from certserve import backends, bundle
 from certserve.backends import ExecutionFacts
 from certserve.bundle import Bundle
+from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.requests import ExecutionInfo, ModelInfo
 from certserve.errors import BundleError, ModelNotFound
 from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
-from certserve.noise.keystream import Secret
 from certserve.sampling.engine import Engine
 from certserve.sampling.executor import Executor, ThreadExecutor
 from certserve.sampling.process import ProcessExecutor
@@ -79,7 +79,7 @@ class ServedModel:
     bundle: Bundle
     execution: ExecutionFacts
     engine: Engine
-    secret: Secret
+    epochs: Epochs
     largest_n: int
 
     @property
@@ -110,7 +110,7 @@ class ServedModel:
                 fingerprint=self.execution.fingerprint,
                 batch_shapes=self.execution.shapes,
             ),
-            commitment=self.secret.commitment,
+            commitment=self.epochs.current.commitment,
         )
 
 
@@ -119,19 +119,19 @@ class Models:
 
     Args:
         loaded: the models, the default one first; names must differ.
-        secret: keys the noise of all of them.
+        epochs: the secret that keys the noise of all of them.
         largest_n: the largest n and n0 that are accepted, at most 10^7.
 
     Raises:
         BundleError: two bundles have one name, or there is none.
     """
 
-    def __init__(self, loaded: Sequence[LoadedModel], secret: Secret, *, largest_n: int = LARGEST_N) -> None:
+    def __init__(self, loaded: Sequence[LoadedModel], epochs: Epochs, *, largest_n: int = LARGEST_N) -> None:
         names = [model.bundle.name for model in loaded]
         if not names or len(set(names)) < len(names):
             raise BundleError(f"expected at least one model, each of another name, not {names}")
         self._loaded = tuple(loaded)
-        self._secret = secret
+        self.epochs = epochs
         self._largest_n = largest_n
         self._served: dict[str, ServedModel] = {}
         threads = max(model.execution.parallel for model in loaded)
@@ -140,7 +140,7 @@ class Models:
     async def __aenter__(self) -> Models:
         for model in self._loaded:
             engine = Engine(model.executor(self._device))
-            served = ServedModel(model.bundle, model.execution, engine, self._secret, self._largest_n)
+            served = ServedModel(model.bundle, model.execution, engine, self.epochs, self._largest_n)
             self._served[model.bundle.name] = served
         return self
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.models import LoadedModel, Models
 from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.images import Limits
@@ -33,7 +34,7 @@ async def running(
     """The service, while the context is open; requests still running at its end fail with `Unavailable`."""
     decoder = ThreadPoolExecutor(_DECODERS, thread_name_prefix="certserve-decode")
     try:
-        async with Models(loaded, secret, largest_n=largest_n) as models:
+        async with Models(loaded, Epochs(secret), largest_n=largest_n) as models:
             yield Service(models, SmoothingEndpoints(models, decoder, limits or Limits()))
     finally:
         decoder.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,8 @@
 """Predict and Certify: a request in, an outcome out, whatever carries them.
 
 A request is checked as a whole before anything costs time: model, then every parameter and the image's header,
-all violations at once; then admission; only then is the image decoded, and the job's key derived.
+all violations at once; then admission; only then is the image decoded, and the job's key derived,
+from the secret that was current at its admission.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import ImageError, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.noise.grid import LEVELS
-from certserve.noise.keystream import STREAM
+from certserve.noise.keystream import STREAM, Secret
 from certserve.sampling.engine import Job
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import (
@@ -188,19 +189,20 @@ class SmoothingEndpoints:
         engine.check_admission(plan.n, plan.n0, timeout, first_look=plan.looks[0])
         try:
             async with asyncio.timeout(timeout):
-                pixels = await self._decode(question)
-                case = _case_of(question, pixels)
-                decider = plan.begin(case)
-                job: Job[Any] = Job(
-                    source=_source_of(question, case, pixels),
-                    n0=plan.n0,
-                    looks=plan.looks,
-                    decider=decider if on_better is None else _Telling(decider, on_better),
-                    on_progress=None if on_progress is None else lambda done: on_progress(done, total),
-                )
-                spent = time.monotonic() - received
-                budget = None if question.time_budget is None else question.time_budget - spent
-                outcome = await engine.run(job, budget)
+                with question.model.epochs.held() as secret:
+                    pixels = await self._decode(question)
+                    case = _case_of(question, pixels, secret)
+                    decider = plan.begin(case)
+                    job: Job[Any] = Job(
+                        source=_source_of(question, case, pixels, secret),
+                        n0=plan.n0,
+                        looks=plan.looks,
+                        decider=decider if on_better is None else _Telling(decider, on_better),
+                        on_progress=None if on_progress is None else lambda done: on_progress(done, total),
+                    )
+                    spent = time.monotonic() - received
+                    budget = None if question.time_budget is None else question.time_budget - spent
+                    outcome = await engine.run(job, budget)
         except TimeoutError:
             if timeout is None:
                 raise
@@ -228,7 +230,7 @@ def _pixels_of(question: _Question, limits: Limits) -> Pixels:
     return on_grid
 
 
-def _case_of(question: _Question, pixels: Pixels) -> Case:
+def _case_of(question: _Question, pixels: Pixels, secret: Secret) -> Case:
     model, plan = question.model, question.plan
     setting = Setting(
         sigma=question.sigma,
@@ -255,13 +257,13 @@ def _case_of(question: _Question, pixels: Pixels) -> Case:
         version=model.bundle.version,
         execution=model.execution.name,
         fingerprint=model.execution.fingerprint,
-        commitment=model.secret.commitment,
+        commitment=secret.commitment,
         space=space,
     )
     return Case(setting, origin, model.bundle.labels)
 
 
-def _source_of(question: _Question, case: Case, pixels: Pixels) -> DrawSource:
+def _source_of(question: _Question, case: Case, pixels: Pixels, secret: Secret) -> DrawSource:
     """The noisy copies, under the key that the whole question gives: the same question, the same draws.
 
     Everything that the answer depends on is in the key, so a changed question draws fresh noise; the time budget,
@@ -269,7 +271,7 @@ def _source_of(question: _Question, case: Case, pixels: Pixels) -> DrawSource:
     """
     setting = case.setting
     schedule = setting.schedule
-    key = question.model.secret.key(
+    key = secret.key(
         {
             "procedure": question.procedure,
             "fingerprint": case.origin.fingerprint,

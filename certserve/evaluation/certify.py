@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -50,14 +49,9 @@ def secret_of(table: Path) -> Secret:
         ValueError: the file holds something else. OSError: it cannot be read or made.
     """
     kept = table.with_name(table.name + ".secret")
-    fresh = kept.with_name(f"{kept.name}.{os.urandom(8).hex()}")
     if not kept.exists():
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="ascii") as file:
-            file.write(os.urandom(32).hex() + "\n")
         with contextlib.suppress(FileExistsError):  # another run was faster, and its secret counts
-            os.link(fresh, kept)
-        fresh.unlink()
+            Secret.fresh().to_file(kept)
     kept.chmod(0o600)
     return Secret.from_file(kept)
 

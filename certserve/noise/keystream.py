@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from certserve.keyfiles import create_keyfile, replace_keyfile
+
 __all__ = ["STREAM", "Key", "Secret", "stream_bytes"]
 
 STREAM = "aes128-ctr/2"
@@ -75,8 +77,30 @@ class Secret:
             return cls(bytes.fromhex(path.read_text(encoding="ascii").strip()))
         except (UnicodeDecodeError, ValueError) as error:
             raise ValueError(
-                f"{path}: expected 64 hexadecimal digits (make one with `openssl rand -hex 32`)"
+                f"{path}: expected 64 hexadecimal digits (make one with `certserve secret new`)"
             ) from error
+
+    def to_file(self, path: Path) -> None:
+        """Into a new file, for its owner alone to read.
+
+        Raises:
+            FileExistsError: there is a file; it stays as it is. OSError: it cannot be written.
+        """
+        create_keyfile(path, self._digits)
+
+    def replace_file(self, path: Path) -> Path:
+        """Into the place of another secret's file, which stays beside it under the returned name.
+
+        Raises:
+            ValueError, OSError: as `from_file`; or it cannot be written, and the file is as it was.
+        """
+        kept = path.with_name(f"{path.name}.{Secret.from_file(path).commitment}")
+        replace_keyfile(path, self._digits, kept)
+        return kept
+
+    @property
+    def _digits(self) -> bytes:
+        return self.secret_bytes.hex().encode() + b"\n"
 
     @property
     def commitment(self) -> str:

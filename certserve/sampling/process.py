@@ -259,7 +259,8 @@ class ProcessExecutor:
 
 def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None:
     """The child: make the sampler, then answer batches until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGHUP):  # what a terminal sends to all of a group is the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     try:
         sampler, known = make()
         pipe.send(_Facts(sampler.largest_batch, sampler.parallel, sampler.num_classes, known))

@@ -18,9 +18,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.many import answered
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.service import Service, running
+from certserve.keyfiles import is_private
 from certserve.noise.keystream import Secret
 from certserve.serving.config import Config, ConfigError, Security
 from certserve.serving.interceptors import CallInterceptor
@@ -31,7 +33,7 @@ from certserve.wire.many import certify_many_reply_to_wire
 from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
 
-__all__ = ["RunningServer", "serve", "serving"]
+__all__ = ["RunningServer", "read_secret", "serve", "serving"]
 
 _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
@@ -126,7 +128,7 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
 
 
 async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, on_ready: Any = None) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends at once.
+    """Serve until SIGTERM or SIGINT; a second signal ends at once. SIGHUP: read the secret file again, if there is one.
 
     Args:
         on_ready: called with the RunningServer when it answers.
@@ -136,12 +138,40 @@ async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, o
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(config, loaded, secret) as server:
+        if config.noise.secret_file:
+            loop.add_signal_handler(signal.SIGHUP, _begin_epoch, server.service.models.epochs, config)
         if on_ready:
             on_ready(server)
         await stop.wait()
         _log.info("stopping: calls in progress have %g s to finish", config.server.grace_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def read_secret(config: Config) -> Secret:
+    """The secret in the file that the configuration names, else a fresh one.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    if not config.noise.secret_file:
+        return Secret.fresh()
+    path = Path(config.noise.secret_file)
+    try:
+        if not is_private(path):
+            _log.warning("%s can be read by others: whoever knows it can choose images after the noise", path)
+        return Secret.from_file(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _begin_epoch(epochs: Epochs, config: Config) -> None:
+    """Draw with the secret that is in the file now; where there is none, all stays as it was and the log says why."""
+    try:
+        if not epochs.begin(read_secret(config)):
+            _log.info("%s holds the secret that is current: nothing changes", config.noise.secret_file)
+    except ValueError as error:
+        _log.error("no new epoch: %s", error)
 
 
 async def _drain(server: Any, calls: CallInterceptor, grace: float) -> None:

@@ -36,6 +36,12 @@ def harness() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def command() -> ModuleType:
+    """test_command.py, which starts the server as a process."""
+    return _module("serving_command", Path(__file__).with_name("test_command.py"))
+
+
+@pytest.fixture(scope="session")
 def bundles(harness: ModuleType, models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The bundles' directories by name."""
     folder = tmp_path_factory.mktemp("bundles")

@@ -1,0 +1,73 @@
+"""`certserve secret`: the files with the secret that keys the noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from certserve.cli.output import fails_in_one_sentence
+from certserve.noise.keystream import Secret
+
+__all__ = ["secret"]
+
+_NEW = click.argument("file", type=click.Path(path_type=Path))
+_THERE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@click.group()
+def secret() -> None:
+    """Make, replace and name the secret that keys a server's noise, an epoch at a time.
+
+    Whoever knows the current secret can choose images after the noise, and gets false certificates. Its commitment,
+    which GetModel and every certificate repeat, gives nothing away.
+
+    \b
+    Example: certserve secret new secret.hex
+             certserve serve --secret-file secret.hex
+    """
+
+
+@secret.command("new")
+@_NEW
+@fails_in_one_sentence
+def new_secret(file: Path) -> None:
+    """Make a secret in FILE, which must not exist, for its owner alone to read; print its commitment.
+
+    \b
+    Example: certserve secret new secret.hex
+    """
+    made = Secret.fresh()
+    made.to_file(file)
+    click.echo(made.commitment)
+
+
+@secret.command("rotate")
+@_THERE
+@fails_in_one_sentence
+def rotate_secret(file: Path) -> None:
+    """Put a new secret into FILE; print its commitment. The old one stays beside it, as FILE.COMMITMENT.
+
+    Servers go on with the old one until they get SIGHUP or are started again. When none of them draws with it any
+    more (each says so in its log), it may be published: then everybody can check the certificates that name its
+    commitment, with `certserve verify --secret-file`. It must never be served again.
+
+    \b
+    Example: certserve secret rotate secret.hex
+    """
+    made = Secret.fresh()
+    kept = made.replace_file(file)
+    click.echo(made.commitment)
+    click.echo(f"certserve: the old secret is in {kept}; send SIGHUP to every server of {file}.", err=True)
+
+
+@secret.command("commitment")
+@_THERE
+@fails_in_one_sentence
+def commitment_of_secret(file: Path) -> None:
+    """Print the commitment to the secret in FILE: the SHA-256 of its 32 bytes.
+
+    \b
+    Example: certserve secret commitment secret.hex
+    """
+    click.echo(Secret.from_file(file).commitment)
