@@ -20,6 +20,7 @@ _COMMANDS = {
     "predict": "certserve.cli.ask:predict",
     "verify": "certserve.cli.verify:verify",
     "secret": "certserve.cli.keys:secret",
+    "signing-key": "certserve.cli.keys:signing_key",
     "bundle": "certserve.cli.bundle:bundle",
     "train": "certserve.cli.train:train",
     "quantize": "certserve.cli.quantize:quantize",

@@ -1,15 +1,17 @@
-"""`certserve secret`: the files with the secret that keys the noise."""
+"""`certserve secret` and `certserve signing-key`: the files with what a server alone may know."""
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import click
 
 from certserve.cli.output import fails_in_one_sentence
+from certserve.endpoints.signatures import SigningKey
 from certserve.noise.keystream import Secret
 
-__all__ = ["secret"]
+__all__ = ["secret", "signing_key"]
 
 _NEW = click.argument("file", type=click.Path(path_type=Path))
 _THERE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -71,3 +73,43 @@ def commitment_of_secret(file: Path) -> None:
     Example: certserve secret commitment secret.hex
     """
     click.echo(Secret.from_file(file).commitment)
+
+
+@click.group("signing-key")
+def signing_key() -> None:
+    """Make the key that signs a server's answers, and print its public key.
+
+    \b
+    Example: certserve signing-key new signing.pem
+             certserve serve --signing-key-file signing.pem
+    """
+
+
+@signing_key.command("new")
+@_NEW
+@fails_in_one_sentence
+def new_signing_key(file: Path) -> None:
+    """Make an Ed25519 key in FILE, which must not exist, for its owner alone to read; print its public key.
+
+    \b
+    Example: certserve signing-key new signing.pem
+    """
+    made = SigningKey.fresh()
+    made.to_file(file)
+    click.echo(_base64(made))
+
+
+@signing_key.command("public")
+@_THERE
+@fails_in_one_sentence
+def public_key(file: Path) -> None:
+    """Print the public key of the signing key in FILE, in base64, as `certserve verify --public-key` takes it.
+
+    \b
+    Example: certserve signing-key public signing.pem
+    """
+    click.echo(_base64(SigningKey.from_file(file)))
+
+
+def _base64(key: SigningKey) -> str:
+    return base64.b64encode(key.public_key).decode()

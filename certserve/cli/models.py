@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
 
         token = Path(token_file).read_text(encoding="ascii").strip() if token_file else None
         with Client(server, root_certificates=root_certificates, token=token) as client:
-            rows = [asdict(info) for info in client.list_models()]
+            rows = [{**asdict(info), "public_key": _base64(info.public_key)} for info in client.list_models()]
     elif token_file or root_certificates:
         raise click.UsageError("--token-file and --root-certificates go with --server.")
     else:
@@ -55,6 +56,10 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
             escape(row["description"]),
         )
     stdout().print(table)
+
+
+def _base64(key: bytes) -> str:
+    return base64.b64encode(key).decode()
 
 
 def _packaged() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from certserve.cli.output import fails_in_one_sentence, json_option, print_json
 
 __all__ = ["serve"]
 
-_SECURITY = ("tls_certificate", "tls_key", "token_file", "allow_insecure", "trust")
+_SECURITY = ("tls_certificate", "tls_key", "token_file", "signing_key_file", "allow_insecure", "trust")
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -25,6 +25,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--tls-certificate", type=_FILE, help="PEM file of the server's certificate chain.")
 @click.option("--tls-key", type=_FILE, help="PEM file of its private key.")
 @click.option("--token-file", type=_FILE, help="A file with the bearer token that callers must send.")
+@click.option("--signing-key-file", type=_FILE, help="PEM file of the Ed25519 key that signs every answer.")
 @click.option("--secret-file", type=_FILE, help="64 hex digits that key the noise; default: fresh at every start.")
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
 @click.option("--execution", help="Which of the bundles' executions, by name; default: see `certserve doctor`.")

@@ -12,6 +12,7 @@ import click
 from rich.markup import escape
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
+from certserve.endpoints.signatures import read_public_key
 from certserve.endpoints.verification import verify as verify_outcome
 from certserve.endpoints.verification import verify_by_drawing
 from certserve.errors import VerificationFailed
@@ -35,6 +36,7 @@ _BESIDE = ("image", "seconds")
 @click.option("--image", type=_FILE, help="With --secret-file: the image that the outcome is about, as it was sent.")
 @click.option("--model", help="With --secret-file: a bundle's directory or a packaged model's name.")
 @click.option("--fit", type=click.Choice([fit.value for fit in ImageFit]), default="exact", help="As it was asked for.")
+@click.option("--public-key", metavar="FILE|BASE64", help="Demand the signature of the server with this key.")
 @json_option
 @click.pass_context
 @fails_in_one_sentence
@@ -45,30 +47,34 @@ def verify(
     image: Path | None,
     model: str | None,
     fit: str,
+    public_key: str | None,
     as_json: bool,
 ) -> None:
     """Check the outcomes in FILE (`-`: standard input), as `certify --json` or `predict --json` wrote them.
 
     The bound, the radius and the votes are recomputed by interval arithmetic; that needs no model, and nothing is
     drawn again. With the secret that the noise was keyed with, the image and the bundle, it is: on a machine like the
-    one that issued it, every vote must come out the same. Exit code 1 if an outcome claims more than its numbers
-    carry, or than the noise shows.
+    one that issued it, every vote must come out the same. With --public-key, every outcome must be signed by the
+    server that has this key; without, signatures are not looked at. Exit code 1 if an outcome claims more than its
+    numbers carry, or than the noise shows, or is not signed as demanded.
 
     \b
     Example: certserve certify photo.png --json | certserve verify -
              certserve verify certificate.json --secret-file secret.hex --image photo.png --model my-bundle
+             certserve verify certificate.json --public-key public.txt
     """
     if (secret_file is None) != (image is None):
         raise click.UsageError("--secret-file and --image go together.")
+    key = None if public_key is None else read_public_key(public_key)
     documents = _documents(file)
     if secret_file is not None and image is not None:
         with _opened(documents, secret_file, model) as opened:
             reports = [
-                _report(document, lambda outcome: (verify_by_drawing(outcome, opened, image, ImageFit(fit)),))
+                _report(document, key, lambda outcome: (verify_by_drawing(outcome, opened, image, ImageFit(fit)),))
                 for document in documents
             ]
     else:
-        reports = [_report(document, lambda outcome: ()) for document in documents]
+        reports = [_report(document, key, lambda outcome: ()) for document in documents]
     _print(reports, as_json)
     if not all(report["holds"] for report in reports):
         ctx.exit(1)
@@ -91,7 +97,7 @@ def _print(reports: list[dict[str, Any]], as_json: bool) -> None:
         mark = "[green]holds[/green]" if report["holds"] else "[red]DOES NOT HOLD[/red]"
         console.print(f"{mark}: {escape(report['statement'])}", highlight=False)
         for line in report["discrepancies"]:
-            console.print(f"  - claims too much: {line}", highlight=False, markup=False)
+            console.print(f"  - fails: {line}", highlight=False, markup=False)
         for line in report["checked"]:
             console.print(f"  - {line}", highlight=False, markup=False)
 
@@ -125,10 +131,12 @@ def _outcome(document: Any) -> AnyOutcome:
     return from_document(document)
 
 
-def _report(document: Any, draw_again: Callable[[AnyOutcome], tuple[str, ...]]) -> dict[str, Any]:
+def _report(
+    document: Any, public_key: bytes | None, draw_again: Callable[[AnyOutcome], tuple[str, ...]]
+) -> dict[str, Any]:
     outcome = _outcome(document)
     try:
-        checked = (*verify_outcome(outcome), *draw_again(outcome))
+        checked = (*verify_outcome(outcome, public_key=public_key), *draw_again(outcome))
     except VerificationFailed as error:
         return {
             "holds": False,

@@ -13,6 +13,7 @@ from certserve.backends import ExecutionFacts
 from certserve.bundle import Bundle
 from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.requests import ExecutionInfo, ModelInfo
+from certserve.endpoints.signatures import SigningKey
 from certserve.errors import BundleError, ModelNotFound
 from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
@@ -80,6 +81,7 @@ class ServedModel:
     execution: ExecutionFacts
     engine: Engine
     epochs: Epochs
+    signing_key: SigningKey | None
     largest_n: int
 
     @property
@@ -111,6 +113,7 @@ class ServedModel:
                 batch_shapes=self.execution.shapes,
             ),
             commitment=self.epochs.current.commitment,
+            public_key=self.signing_key.public_key if self.signing_key else b"",
         )
 
 
@@ -120,18 +123,27 @@ class Models:
     Args:
         loaded: the models, the default one first; names must differ.
         epochs: the secret that keys the noise of all of them.
+        signing_key: signs every outcome; None: they are not signed.
         largest_n: the largest n and n0 that are accepted, at most 10^7.
 
     Raises:
         BundleError: two bundles have one name, or there is none.
     """
 
-    def __init__(self, loaded: Sequence[LoadedModel], epochs: Epochs, *, largest_n: int = LARGEST_N) -> None:
+    def __init__(
+        self,
+        loaded: Sequence[LoadedModel],
+        epochs: Epochs,
+        *,
+        signing_key: SigningKey | None = None,
+        largest_n: int = LARGEST_N,
+    ) -> None:
         names = [model.bundle.name for model in loaded]
         if not names or len(set(names)) < len(names):
             raise BundleError(f"expected at least one model, each of another name, not {names}")
         self._loaded = tuple(loaded)
         self.epochs = epochs
+        self._signing_key = signing_key
         self._largest_n = largest_n
         self._served: dict[str, ServedModel] = {}
         threads = max(model.execution.parallel for model in loaded)
@@ -140,8 +152,9 @@ class Models:
     async def __aenter__(self) -> Models:
         for model in self._loaded:
             engine = Engine(model.executor(self._device))
-            served = ServedModel(model.bundle, model.execution, engine, self.epochs, self._largest_n)
-            self._served[model.bundle.name] = served
+            self._served[model.bundle.name] = ServedModel(
+                model.bundle, model.execution, engine, self.epochs, self._signing_key, self._largest_n
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -248,3 +248,4 @@ class ModelInfo:
     largest_n: int
     execution: ExecutionInfo
     commitment: str
+    public_key: bytes = b""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.models import LoadedModel, Models
+from certserve.endpoints.signatures import SigningKey
 from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.images import Limits
 from certserve.noise.keystream import Secret
@@ -29,12 +30,17 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    loaded: Sequence[LoadedModel], secret: Secret, *, limits: Limits | None = None, largest_n: int = LARGEST_N
+    loaded: Sequence[LoadedModel],
+    secret: Secret,
+    *,
+    signing_key: SigningKey | None = None,
+    limits: Limits | None = None,
+    largest_n: int = LARGEST_N,
 ) -> AsyncIterator[Service]:
     """The service, while the context is open; requests still running at its end fail with `Unavailable`."""
     decoder = ThreadPoolExecutor(_DECODERS, thread_name_prefix="certserve-decode")
     try:
-        async with Models(loaded, Epochs(secret), largest_n=largest_n) as models:
+        async with Models(loaded, Epochs(secret), signing_key=signing_key, largest_n=largest_n) as models:
             yield Service(models, SmoothingEndpoints(models, decoder, limits or Limits()))
     finally:
         decoder.shutdown(wait=True, cancel_futures=True)

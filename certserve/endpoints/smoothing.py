@@ -75,12 +75,13 @@ class _Telling:
 
     decider: Decider[Any]
     on_better: OnBetter
+    sign: Callable[[Certificate], Certificate]
 
     def look(self, selection: Votes, votes: Votes) -> Any:
         before = self.decider.best
         outcome = self.decider.look(selection, votes)
         if self.decider.best is not None and self.decider.best is not before:
-            self.on_better(self.decider.best)
+            self.on_better(self.sign(self.decider.best))
         return outcome
 
     def end(self, reason: str) -> Any:
@@ -186,6 +187,7 @@ class SmoothingEndpoints:
         received = time.monotonic()
         plan, engine = question.plan, question.model.engine
         total = plan.n0 + plan.n
+        sign = key.signed if (key := question.model.signing_key) else _unsigned
         engine.check_admission(plan.n, plan.n0, timeout, first_look=plan.looks[0])
         try:
             async with asyncio.timeout(timeout):
@@ -197,12 +199,12 @@ class SmoothingEndpoints:
                         source=_source_of(question, case, pixels, secret),
                         n0=plan.n0,
                         looks=plan.looks,
-                        decider=decider if on_better is None else _Telling(decider, on_better),
+                        decider=decider if on_better is None else _Telling(decider, on_better, sign),
                         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
                     )
                     spent = time.monotonic() - received
                     budget = None if question.time_budget is None else question.time_budget - spent
-                    outcome = await engine.run(job, budget)
+                    outcome = sign(await engine.run(job, budget))
         except TimeoutError:
             if timeout is None:
                 raise
@@ -218,6 +220,10 @@ class SmoothingEndpoints:
             return await loop.run_in_executor(self._decoder, _pixels_of, question, self._limits)
         except ImageError as error:
             raise InvalidRequest([Violation("image", str(error))]) from error
+
+
+def _unsigned(outcome: Any) -> Any:
+    return outcome
 
 
 def _pixels_of(question: _Question, limits: Limits) -> Pixels:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from certserve.endpoints.local import LocalModel
 from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, TargetPlan
 from certserve.endpoints.requests import AnyImage
+from certserve.endpoints.signatures import check_signature
 from certserve.errors import VerificationFailed
 from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
@@ -20,15 +21,25 @@ __all__ = ["verify", "verify_by_drawing"]
 Settled: TypeAlias = Certificate | Prediction | Abstention
 
 
-def verify(outcome: AnyOutcome) -> tuple[str, ...]:
+def verify(outcome: AnyOutcome, *, public_key: bytes | None = None) -> tuple[str, ...]:
     """What was checked, a sentence each; the draws themselves are not repeated.
 
     The bound, the radius and the votes are recomputed by interval enclosures (`certserve.smoothing.verification`),
     d * eps from sigma, the arithmetic and the number of pixels.
 
+    Args:
+        public_key: demand the signature of the server with this Ed25519 key (32 bytes, as in `ModelInfo`); None: who
+            answered is not asked.
+
     Raises:
-        VerificationFailed: the outcome claims something that its numbers do not carry; all such claims.
+        VerificationFailed: the outcome claims something that its numbers do not carry; all such claims. Or it is not
+            signed with that key.
     """
+    signed = () if public_key is None else (check_signature(outcome, public_key),)
+    return (*signed, *_follows(outcome))
+
+
+def _follows(outcome: AnyOutcome) -> tuple[str, ...]:
     if isinstance(outcome, Undecided):
         return verification.verify(outcome)
     setting, dimension = outcome.setting, math.prod(outcome.origin.space.shape)

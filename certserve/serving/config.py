@@ -54,13 +54,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """[security]: PEM files for TLS; a file that holds the bearer token callers must send; whether bundles whose file
-    can run code of its own (torch.export) are loaded.
+    """[security]: PEM files for TLS; a file that holds the bearer token callers must send; a PEM file with the Ed25519
+    key that signs every answer (empty: they are not signed); whether bundles whose file can run code of its own
+    (torch.export) are loaded.
     """
 
     tls_certificate: str = ""
     tls_key: str = ""
     token_file: str = ""
+    signing_key_file: str = ""
     allow_insecure: bool = False
     trust: bool = False
 

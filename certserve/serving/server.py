@@ -8,11 +8,11 @@ import math
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +22,7 @@ from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.many import answered
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.service import Service, running
+from certserve.endpoints.signatures import SigningKey
 from certserve.keyfiles import is_private
 from certserve.noise.keystream import Secret
 from certserve.serving.config import Config, ConfigError, Security
@@ -34,6 +35,8 @@ from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
 
 __all__ = ["RunningServer", "read_secret", "serve", "serving"]
+
+Held = TypeVar("Held", Secret, SigningKey)
 
 _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
@@ -101,11 +104,15 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
     """A server that answers while the context is open; at its end calls in progress get the grace to finish.
 
     Raises:
-        ConfigError: the port is taken, or the TLS or token files cannot be used.
+        ConfigError: the port is taken, or the files of TLS, token or signing key cannot be used.
     """
     token = _token(config.security)
     credentials = _server_credentials(config.security)
-    async with running(loaded, secret, limits=config.limits.images, largest_n=config.limits.largest_n) as service:
+    signing_key = _signing_key(config.security)
+    limits = config.limits
+    async with running(
+        loaded, secret, signing_key=signing_key, limits=limits.images, largest_n=limits.largest_n
+    ) as service:
         calls = CallInterceptor(_SERVICE, token)
         largest = max(config.limits.image_bytes, *(4 * math.prod(model.bundle.shape) for model in loaded))
         options = (*_OPTIONS, ("grpc.max_receive_message_length", largest + _BESIDE_THE_IMAGE))
@@ -156,13 +163,7 @@ def read_secret(config: Config) -> Secret:
     """
     if not config.noise.secret_file:
         return Secret.fresh()
-    path = Path(config.noise.secret_file)
-    try:
-        if not is_private(path):
-            _log.warning("%s can be read by others: whoever knows it can choose images after the noise", path)
-        return Secret.from_file(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    return _read_keyfile(Secret.from_file, config.noise.secret_file)
 
 
 def _begin_epoch(epochs: Epochs, config: Config) -> None:
@@ -226,6 +227,19 @@ def _token(security: Security) -> str | None:
     if len(token) < 16 or not token.isascii() or any(c.isspace() for c in token):
         raise ConfigError(f"{security.token_file}: expected one token of at least 16 ASCII characters without spaces")
     return token
+
+
+def _signing_key(security: Security) -> SigningKey | None:
+    return _read_keyfile(SigningKey.from_file, security.signing_key_file) if security.signing_key_file else None
+
+
+def _read_keyfile(read: Callable[[Path], Held], path: str) -> Held:
+    try:
+        if not is_private(Path(path)):
+            _log.warning("%s can be read by others on this machine; it should be its owner's alone", path)
+        return read(Path(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _file(path: str) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -28,19 +30,22 @@ _KINDS: dict[str, type[AnyOutcome]] = {
 
 
 def to_document(outcome: AnyOutcome) -> dict[str, Any]:
-    """The outcome as JSON types: `kind`, `statement`, and every field; floats keep all their digits."""
+    """The outcome as JSON types: `kind`, `statement`, every field, and the signature, if any, in base64.
+
+    Floats keep all their digits.
+    """
     kind = next(name for name, cls in _KINDS.items() if isinstance(outcome, cls))
-    return {"kind": kind, "statement": outcome.statement, **_plain(outcome)}
+    signature = {"signature": base64.b64encode(outcome.signature).decode()} if outcome.signature else {}
+    return {"kind": kind, "statement": outcome.statement, **_plain(outcome), **signature}
 
 
 def canonical_json(outcome: AnyOutcome) -> bytes:
     """The outcome as the one sequence of bytes that is digested or signed: any changed digit changes it.
 
     JSON in UTF-8, names sorted, no spaces, each float by the shortest decimal that reads back as it; `kind` and every
-    field, without the statement, which follows from them.
+    field, without the statement, which follows from them, and the signature, which is over them.
     """
-    document = to_document(outcome)
-    del document["statement"]
+    document = {name: value for name, value in to_document(outcome).items() if name not in ("statement", "signature")}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
@@ -53,15 +58,22 @@ def from_document(document: object) -> AnyOutcome:
     """
     if not isinstance(document, dict) or document.get("kind") not in tuple(_KINDS):
         raise ValueError(f"expected a JSON object whose `kind` is one of {', '.join(_KINDS)}")
-    rest = {name: value for name, value in document.items() if name not in ("kind", "statement")}
+    rest = {name: value for name, value in document.items() if name not in ("kind", "statement", "signature")}
     outcome = _read(_KINDS[document["kind"]], rest, document["kind"])
     assert isinstance(outcome, Certificate | Prediction | Abstention | Undecided)
-    return outcome
+    return replace(outcome, signature=_signature(document.get("signature", "")))
+
+
+def _signature(value: object) -> bytes:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return base64.b64decode(value, validate=True)
+    raise ValueError(f"signature: expected base64, not {value!r:.100}")
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.compare}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value.value if isinstance(value, Enum) else value
@@ -90,7 +102,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 def _read_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object, not {value!r}")
-    hints = typing.get_type_hints(kind)
+    known = typing.get_type_hints(kind)
+    hints = {f.name: known[f.name] for f in fields(kind) if f.compare}
     unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value))
     if unknown or missing:
         raise ValueError(f"{where}: unknown fields {unknown}, missing fields {missing}")

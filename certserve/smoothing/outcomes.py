@@ -1,12 +1,13 @@
 """What an answer is: Certificate, Prediction, Abstention or Undecided, with all that is needed to check it.
 
 Every outcome carries its `Setting` (how the question was asked), its `Origin` (of what model and pixels) and the
-votes it rests on. They are values: frozen, comparable, free of any runtime.
+votes it rests on. They are values: frozen, comparable, free of any runtime. `signature` is the envelope: who answered,
+over all that is compared (`certserve.endpoints.signatures`); empty for nobody.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from typing import TypeAlias
@@ -207,6 +208,7 @@ class Certificate:
     origin: Origin
     p_upper: float = 1.0
     log_e_values: tuple[float, ...] = ()
+    signature: bytes = field(default=b"", compare=False)
 
     @property
     def statement(self) -> str:
@@ -237,6 +239,7 @@ class Prediction:
     origin: Origin
     selection: Votes = Votes(())
     reselections: tuple[Votes, ...] = ()
+    signature: bytes = field(default=b"", compare=False)
 
     @property
     def statement(self) -> str:
@@ -271,6 +274,7 @@ class Abstention:
     p_value: float | None = None
     p_upper: float = 1.0
     radius: float = 0.0
+    signature: bytes = field(default=b"", compare=False)
 
     @property
     def statement(self) -> str:
@@ -296,6 +300,7 @@ class Undecided:
     reason: str
     setting: Setting
     origin: Origin
+    signature: bytes = field(default=b"", compare=False)
 
     @property
     def statement(self) -> str:

@@ -160,30 +160,34 @@ class AnytimePlan(_message.Message):
     def __init__(self) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("prediction", "abstention", "undecided", "seconds")
+    __slots__ = ("prediction", "abstention", "undecided", "seconds", "signature")
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     ABSTENTION_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     prediction: Prediction
     abstention: Abstention
     undecided: Undecided
     seconds: float
-    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CertifyResponse(_message.Message):
-    __slots__ = ("certificate", "abstention", "undecided", "final", "seconds")
+    __slots__ = ("certificate", "abstention", "undecided", "final", "seconds", "signature")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ABSTENTION_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate: Certificate
     abstention: Abstention
     undecided: Undecided
     final: bool
     seconds: float
-    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., final: bool = ..., seconds: _Optional[float] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., final: bool = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CertifyManyResponse(_message.Message):
     __slots__ = ("tag", "response", "status")
@@ -384,7 +388,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment")
+    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment", "public_key")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -397,6 +401,7 @@ class Model(_message.Message):
     LARGEST_N_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     description: str
@@ -409,7 +414,8 @@ class Model(_message.Message):
     largest_n: int
     execution: Execution
     commitment: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ...) -> None: ...
+    public_key: bytes
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class Defaults(_message.Message):
     __slots__ = ("sigma", "n0", "n", "alpha", "predict_n")

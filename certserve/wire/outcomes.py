@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from certserve.errors import InternalError
@@ -37,11 +38,14 @@ _NEWER = "The reply holds something that this version does not know; the server 
 
 def predict_outcome_to_wire(outcome: PredictOutcome, seconds: float) -> pb.PredictResponse:
     """The reply to Predict; `seconds` is the time in the server."""
+    message = pb.PredictResponse(seconds=seconds, signature=outcome.signature)
     if isinstance(outcome, Prediction):
-        return pb.PredictResponse(prediction=_prediction_to_wire(outcome), seconds=seconds)
-    if isinstance(outcome, Abstention):
-        return pb.PredictResponse(abstention=_abstention_to_wire(outcome), seconds=seconds)
-    return pb.PredictResponse(undecided=_undecided_to_wire(outcome), seconds=seconds)
+        message.prediction.CopyFrom(_prediction_to_wire(outcome))
+    elif isinstance(outcome, Abstention):
+        message.abstention.CopyFrom(_abstention_to_wire(outcome))
+    else:
+        message.undecided.CopyFrom(_undecided_to_wire(outcome))
+    return message
 
 
 def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
@@ -52,17 +56,17 @@ def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
     """
     kind = message.WhichOneof("outcome")
     if kind == "prediction":
-        return _prediction_from_wire(message.prediction)
+        return replace(_prediction_from_wire(message.prediction), signature=message.signature)
     if kind == "abstention":
-        return _abstention_from_wire(message.abstention)
+        return replace(_abstention_from_wire(message.abstention), signature=message.signature)
     if kind == "undecided":
-        return _undecided_from_wire(message.undecided)
+        return replace(_undecided_from_wire(message.undecided), signature=message.signature)
     raise InternalError(_NEWER)
 
 
 def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float, *, final: bool = True) -> pb.CertifyResponse:
     """A reply to Certify; `seconds` is the time in the server. `final`: none follows it."""
-    message = pb.CertifyResponse(seconds=seconds, final=final)
+    message = pb.CertifyResponse(seconds=seconds, final=final, signature=outcome.signature)
     if isinstance(outcome, Certificate):
         message.certificate.CopyFrom(_certificate_to_wire(outcome))
     elif isinstance(outcome, Abstention):
@@ -76,11 +80,11 @@ def certify_outcome_from_wire(message: pb.CertifyResponse) -> CertifyOutcome:
     """The outcome in a reply to Certify; errors as for `predict_outcome_from_wire`."""
     kind = message.WhichOneof("outcome")
     if kind == "certificate":
-        return _certificate_from_wire(message.certificate)
+        return replace(_certificate_from_wire(message.certificate), signature=message.signature)
     if kind == "abstention":
-        return _abstention_from_wire(message.abstention)
+        return replace(_abstention_from_wire(message.abstention), signature=message.signature)
     if kind == "undecided":
-        return _undecided_from_wire(message.undecided)
+        return replace(_undecided_from_wire(message.undecided), signature=message.signature)
     raise InternalError(_NEWER)
 
 

@@ -153,6 +153,7 @@ def model_to_wire(info: ModelInfo) -> pb.Model:
             batch_shapes=execution.batch_shapes,
         ),
         commitment=info.commitment,
+        public_key=info.public_key,
     )
 
 
@@ -179,6 +180,7 @@ def model_from_wire(message: pb.Model) -> ModelInfo:
             batch_shapes=tuple(execution.batch_shapes),
         ),
         commitment=message.commitment,
+        public_key=message.public_key,
     )
 
 

@@ -28,15 +28,25 @@ Cli: TypeAlias = Callable[..., Result]
 _PIXELS = {"bright": 255, "dark": 0, "edge": None}
 
 
-@pytest.fixture(scope="session")
-def models() -> ModuleType:
-    """tests/models.py."""
-    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "models.py")
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def models() -> ModuleType:
+    """tests/models.py."""
+    return _module("tiny_models", Path(__file__).parents[1] / "models.py")
+
+
+@pytest.fixture(scope="session")
+def harness() -> ModuleType:
+    """tests/serving/harness.py."""
+    return _module("cli_harness", Path(__file__).parents[1] / "serving" / "harness.py")
 
 
 @pytest.fixture

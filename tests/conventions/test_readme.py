@@ -113,7 +113,8 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
                                    ["models"], ["train", "classifier"], ["quantize"], ["tune"], ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["secret"], ["secret", "new"],
-                                   ["secret", "rotate"], ["secret", "commitment"]],
+                                   ["secret", "rotate"], ["secret", "commitment"], ["signing-key"],
+                                   ["signing-key", "new"], ["signing-key", "public"]],
                          ids=" ".join)  # fmt: skip
 def test_the_example_of_the_help_parses(words: list[str], folder: Path) -> None:
     node: click.Command = main

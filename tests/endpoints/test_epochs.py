@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+import certserve
+from certserve.endpoints import smoothing
 from certserve.endpoints.epochs import Epochs
 from certserve.noise.keystream import Secret
 
@@ -89,3 +94,21 @@ def test_no_secret_is_said(said: pytest.LogCaptureFixture) -> None:
     for secret in (ONE, TWO):
         assert secret.secret_bytes.hex() not in said.text
         assert repr(secret.secret_bytes) not in said.text
+
+
+def test_admission_decides(
+    bundle: Path, harness: ModuleType, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    """A rotation while the image is decoded is too late for this question: commitment and noise are the old ones."""
+    decode = smoothing._pixels_of
+    with certserve.open(bundle, key_source=ONE) as model, certserve.open(bundle, key_source=ONE) as other:
+        expected = other.certify(harness.image())
+
+        def rotating(*arguments: Any) -> Any:
+            model._service.models.epochs.begin(TWO)
+            return decode(*arguments)
+
+        monkeypatch.setattr(smoothing, "_pixels_of", rotating)
+        assert model.certify(harness.image()) == expected
+        assert model.get_model().commitment == TWO.commitment
+    assert said.messages[-1] == unused(ONE)

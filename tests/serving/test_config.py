@@ -31,6 +31,7 @@ isolate = true
 tls_certificate = "server.pem"
 tls_key = "server.key"
 token_file = "token"
+signing_key_file = "signing.pem"
 allow_insecure = false
 trust = true
 [noise]
@@ -64,7 +65,7 @@ class TestReading:
         assert read(tmp_path, WHOLE) == Config(
             models=("a", "bundles/b"),
             server=Address("127.0.0.2", 9000, 5, "float32", True),
-            security=Security("server.pem", "server.key", "token", False, True),
+            security=Security("server.pem", "server.key", "token", "signing.pem", False, True),
             noise=NoiseConfig("secret"),
             limits=RequestLimits(1000, 2000, 3000),
         )

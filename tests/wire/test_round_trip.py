@@ -115,6 +115,7 @@ origins = st.builds(
     *[texts] * 5,
     st.builds(Space, texts, st.lists(int64s, max_size=4).map(tuple), texts, texts),
 )
+signatures = st.binary(max_size=64)
 # A statement is derived from the outcome and goes along, so p_lower and the radius are numbers it can print.
 printable = st.floats(0.0, 1.0, exclude_min=True)
 certificates = st.builds(
@@ -130,6 +131,7 @@ certificates = st.builds(
     origins,
     p_upper=floats,
     log_e_values=st.lists(floats, max_size=3).map(tuple),
+    signature=signatures,
 )
 predictions = st.builds(
     Prediction,
@@ -141,6 +143,7 @@ predictions = st.builds(
     origins,
     selection=votes,
     reselections=looks_of_votes,
+    signature=signatures,
 )
 abstentions = st.builds(
     Abstention,
@@ -154,8 +157,9 @@ abstentions = st.builds(
     radius=printable | st.just(0.0),
     p_lower=st.none() | printable | st.just(0.0),
     p_value=st.none() | printable | st.just(0.0),
+    signature=signatures,
 )
-undecideds = st.builds(Undecided, texts, tested_settings, origins)
+undecideds = st.builds(Undecided, texts, tested_settings, origins, signatures)
 model_infos = st.builds(
     ModelInfo,
     name=texts,
@@ -176,6 +180,7 @@ model_infos = st.builds(
     largest_n=int64s,
     execution=st.builds(ExecutionInfo, *[texts] * 5, st.lists(int64s, max_size=3).map(tuple)),
     commitment=texts,
+    public_key=st.binary(max_size=40),
 )
 
 
@@ -272,7 +277,8 @@ class TestOutcomes:
         """A field that is lost, defaulted or mixed up with another fails."""
         sent = outcomes.certify_outcome_to_wire(outcome, seconds).SerializeToString()
         reply = pb.CertifyResponse.FromString(sent)
-        assert outcomes.certify_outcome_from_wire(reply) == outcome
+        read = outcomes.certify_outcome_from_wire(reply)
+        assert (read, read.signature) == (outcome, outcome.signature)
         assert reply.seconds == seconds
 
     @EXAMPLES
@@ -281,7 +287,8 @@ class TestOutcomes:
         """The same for Predict."""
         sent = outcomes.predict_outcome_to_wire(outcome, seconds).SerializeToString()
         reply = pb.PredictResponse.FromString(sent)
-        assert outcomes.predict_outcome_from_wire(reply) == outcome
+        read = outcomes.predict_outcome_from_wire(reply)
+        assert (read, read.signature) == (outcome, outcome.signature)
         assert reply.seconds == seconds
 
     @EXAMPLES
