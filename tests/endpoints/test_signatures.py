@@ -28,7 +28,7 @@ from certserve.endpoints.plans import AnytimePlan, LooksPlan, TargetPlan
 from certserve.endpoints.signatures import SigningKey, check_signature, read_public_key, signed_bytes
 from certserve.errors import VerificationFailed
 from certserve.smoothing.document import canonical_json
-from certserve.smoothing.outcomes import Bound, Undecided
+from certserve.smoothing.outcomes import Bound, Origin, Setting, Space, Undecided
 
 KEY = SigningKey.fresh()
 KINDS = ("fixed", "two-class", "target", "looks", "prediction", "anytime", "abstention", "abstention of predict",
@@ -130,7 +130,7 @@ def test_a_signed_outcome_must_still_be_right(outcomes: dict[str, Any]) -> None:
         certserve.verify(lie, public_key=KEY.public_key)
 
 
-@pytest.mark.parametrize("value", [1, None, "not base64!", "é", ["QUJD"]])
+@pytest.mark.parametrize("value", [1, None, "not base64", "QUJD!", "é", ["QUJD"]])
 def test_a_document_whose_signature_is_no_base64(outcomes: dict[str, Any], value: object) -> None:
     with pytest.raises(ValueError, match="signature: expected base64"):
         from_document({**to_document(outcomes["fixed"]), "signature": value})
@@ -186,9 +186,18 @@ class TestFiles:
                 read_public_key(given)
 
 
-def test_signed_bytes_begin_with_what_they_are(outcomes: dict[str, Any]) -> None:
-    """No other message, in no other version, is taken for an outcome."""
-    assert signed_bytes(outcomes["fixed"]).startswith(b"certserve.v1 outcome\0{")
+def test_the_signed_bytes() -> None:
+    """As the protocol describes them, for ever: another spelling would break every signature there is."""
+    setting = Setting(0.25, 20, 10**18, 1e-05, "looks", (200, 400), Bound.TWO_CLASS, "grid", "s", 1.5e-17, "0a")
+    origin = Origin("modèle", "1", "int8", "ab", "cd", Space("as \"sent\"", (1, 4, 4), "u", "ef"))
+    assert signed_bytes(Undecided("no time", setting, origin, signature=b"x")) == (
+        b"certserve.v1 outcome\0"
+        b'{"kind":"undecided","origin":{"commitment":"cd","execution":"int8","fingerprint":"ab","model":"mod\xc3\xa8le",'
+        b'"space":{"description":"as \\"sent\\"","digest":"ef","shape":[1,4,4],"units":"u"},"version":"1"},'
+        b'"reason":"no time","setting":{"alpha":1e-05,"arithmetic":"grid","arithmetic_error":1.5e-17,'
+        b'"bound":"two-class","looks":[200,400],"n":1000000000000000000,"n0":20,"nonce":"0a","plan":"looks",'
+        b'"schedule":{"alphas":[],"every":0,"precision":0.0,"radii":[],"runner_up_alphas":[]},"sigma":0.25,"stream":"s"}}'
+    )
 
 
 def _leaves(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
