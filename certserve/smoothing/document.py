@@ -21,6 +21,8 @@ AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided
 _LARGEST_EXACT = 2**53  # integers up to here are doubles without loss
 _NAMES = {float: "a finite number", int: "an integer", str: "a string"}
 
+_LEAVES = (int, float, str)  # not looked into: a certificate has thousands, and is signed on the event loop
+
 _KINDS: dict[str, type[AnyOutcome]] = {
     "certificate": Certificate,
     "prediction": Prediction,
@@ -75,7 +77,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.compare}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [item if type(item) in _LEAVES else _plain(item) for item in value]
     return value.value if isinstance(value, Enum) else value
 
 

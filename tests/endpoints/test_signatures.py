@@ -189,7 +189,7 @@ class TestFiles:
 def test_the_signed_bytes() -> None:
     """As the protocol describes them, for ever: another spelling would break every signature there is."""
     setting = Setting(0.25, 20, 10**18, 1e-05, "looks", (200, 400), Bound.TWO_CLASS, "grid", "s", 1.5e-17, "0a")
-    origin = Origin("modèle", "1", "int8", "ab", "cd", Space("as \"sent\"", (1, 4, 4), "u", "ef"))
+    origin = Origin("modèle", "1", "int8", "ab", "cd", Space('as "sent"', (1, 4, 4), "u", "ef"))
     assert signed_bytes(Undecided("no time", setting, origin, signature=b"x")) == (
         b"certserve.v1 outcome\0"
         b'{"kind":"undecided","origin":{"commitment":"cd","execution":"int8","fingerprint":"ab","model":"mod\xc3\xa8le",'
