@@ -51,7 +51,9 @@ def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sampling/scheduler.py", "import time", "The scheduler is bookkeeping only"),
         ("endpoints/smoothing.py", "import grpc", "Nothing below the wire speaks gRPC"),
         ("cli/serve.py", "def late() -> None:\n    import onnxruntime", "Runtimes are imported in backends only"),
-        ("training/loss.py", "import onnxruntime", "Training needs torch, and serves nothing"),
+        ("training/loss.py", "import onnxruntime", "Training and attacks need torch, and serve nothing"),
+        ("attacks/steps.py", "import openvino", "Training and attacks need torch, and serve nothing"),
+        ("endpoints/local.py", "def late() -> None:\n    import certserve.attacks.norms", _DOWN),
         ("cli/serve.py", "import certserve.v1.certserve_pb2", "Generated code is touched at the edge only"),
     ],
 )

@@ -1,0 +1,140 @@
+"""Projected gradient descent on the smoothed classifier: images -> images within epsilon that it may answer otherwise.
+
+Each step climbs the gradient of the expected loss over fresh noise (Madry et al. 2018 for the descent, Salman et al.
+2019, section 2.2, for the expectation). It knows a network and its noise level; no server, secret or certificate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from certserve.attacks.losses import Classifier, smoothed_cross_entropy
+from certserve.attacks.norms import Norm
+from certserve.attacks.steps import project, scaled, steepest, uniform
+
+__all__ = ["PGD", "Goal", "Start", "pgd"]
+
+_RELATIVE_SLACK, _PIXEL_SLACK = 2.0**-30, 2.0**-50  # far above what float64 rounds off, a change or a pixel
+
+
+class Goal(StrEnum):
+    """What the labels are to the attack."""
+
+    LEAVE = "leave"
+    """The answers to be changed, to any other."""
+
+    REACH = "reach"
+    """The answers to be got."""
+
+
+class Start(StrEnum):
+    """Where the first step begins."""
+
+    IMAGE = "image"
+    """At the image itself."""
+
+    RANDOM = "random"
+    """At a uniformly drawn point of the ball, clipped to [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PGD:
+    """How to attack.
+
+    Attributes:
+        norm: that bounds the change.
+        steps: how many, at least 1. step: the length of each, in units of epsilon, positive.
+        sigma: noise level in input units, at least 0; 0 attacks the classifier itself.
+        draws: of noise a step, at least 1; with sigma 0 exactly 1.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    norm: Norm
+    steps: int
+    step: float
+    sigma: float
+    draws: int
+    goal: Goal = Goal.LEAVE
+    start: Start = Start.IMAGE
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.draws < 1:
+            raise ValueError(f"expected at least one step and one draw, not {self.steps} and {self.draws}")
+        if not (self.step > 0.0 and math.isfinite(self.step)):
+            raise ValueError(f"expected a positive step, not {self.step}")
+        if not (self.sigma >= 0.0 and math.isfinite(self.sigma)):
+            raise ValueError(f"expected a noise level of 0 or more, not {self.sigma}")
+        if self.sigma == 0.0 and self.draws != 1:
+            raise ValueError(f"without noise all draws are one: expected draws = 1, not {self.draws}")
+
+
+def pgd(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: Tensor,
+    how: PGD,
+    generator: torch.Generator,
+) -> Tensor:
+    """The attacked images, (batch, *input), float64: each in [0, 1] and within epsilon of its image.
+
+    Both hold exactly, for the numbers returned. Equal arguments, with the generator in an equal state, on one machine
+    with as many threads, give equal images.
+
+    Args:
+        classifier: gets rows of the images' type; a step calls it once, with draws * batch rows.
+        images: floating, in [0, 1]. labels: int64, (batch,); see `Goal`.
+        epsilon: (batch,), in input units, at least 0.
+        generator: of the noise and of a random start; on the images' device.
+
+    Raises:
+        ValueError: images outside [0, 1], or labels or epsilon that do not fit them.
+    """
+    _check(images, labels, epsilon)
+    exact = images.detach().to(torch.float64)
+    radius = epsilon.to(exact)
+    # `project` and the addition round; from a ball this much smaller they do not lead out of the one asked for.
+    limit = (radius * (1 - _RELATIVE_SLACK) - math.sqrt(exact[0].numel()) * _PIXEL_SLACK).clamp_min(0.0)
+    sign = 1.0 if how.goal is Goal.LEAVE else -1.0
+    attacked = exact
+    if how.start is Start.RANDOM:
+        attacked = (exact + uniform(exact.shape, how.norm, limit, generator)).clamp(0.0, 1.0)
+    for _ in range(how.steps):
+        gradient = _gradient(classifier, attacked.to(images.dtype), labels, how, generator)
+        step = scaled(steepest(sign * gradient.to(torch.float64), how.norm), how.step * limit)
+        # Into the box first: what it cuts off is then no part of the length that the ball allows.
+        change = (attacked + step).clamp(0.0, 1.0) - exact
+        attacked = (exact + project(change, how.norm, limit)).clamp(0.0, 1.0)
+    return attacked
+
+
+def _gradient(classifier: Classifier, points: Tensor, labels: Tensor, how: PGD, generator: torch.Generator) -> Tensor:
+    """Of each image's loss, over fresh noise: (batch, *input)."""
+    noise = points.new_zeros(how.draws, *points.shape)
+    if how.sigma:
+        noise.normal_(0.0, how.sigma, generator=generator)
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = smoothed_cross_entropy(classifier, points, labels, noise).sum()
+        (gradient,) = torch.autograd.grad(loss, points)
+    return gradient
+
+
+def _check(images: Tensor, labels: Tensor, epsilon: Tensor) -> None:
+    if images.ndim < 2 or not len(images) or not images.is_floating_point():
+        raise ValueError(f"expected floating images (batch, *input), not {images.dtype} {tuple(images.shape)}")
+    if not bool(((images >= 0.0) & (images <= 1.0)).all()):
+        raise ValueError("expected images in [0, 1]")
+    if labels.shape != images.shape[:1] or epsilon.shape != images.shape[:1]:
+        shapes = f"{tuple(labels.shape)} and {tuple(epsilon.shape)}"
+        raise ValueError(f"expected a label and an epsilon for each of {len(images)} images, not {shapes}")
+    if not bool(((epsilon >= 0.0) & torch.isfinite(epsilon)).all()):
+        raise ValueError("expected every epsilon to be 0 or more")
