@@ -110,9 +110,10 @@ def pgd(
     for _ in range(how.steps):
         gradient = _gradient(classifier, attacked.to(images.dtype), labels, how, generator)
         step = scaled(steepest(sign * gradient.to(torch.float64), how.norm), how.step * limit)
-        # Into the box first: what it cuts off is then no part of the length that the ball allows.
+        # Into the box first: what it cuts off is then no part of the length that the ball allows. A shorter change
+        # stays in it, rounding included.
         change = (attacked + step).clamp(0.0, 1.0) - exact
-        attacked = (exact + project(change, how.norm, limit)).clamp(0.0, 1.0)
+        attacked = exact + project(change, how.norm, limit)
     return attacked
 
 

@@ -173,6 +173,20 @@ def test_every_step_draws_its_noise_afresh() -> None:
     assert float((noise[:, 0] - noise[:, 1]).abs().mean()) > 0.2
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_are_taken_in_the_box_even_at_a_random_start(norm: Norm) -> None:
+    seen: list[Tensor] = []
+
+    def watched(rows: Tensor) -> Tensor:
+        seen.append(rows.detach())
+        return curved(rows)
+
+    images = torch.zeros(4, *SHAPE)
+    how = dataclasses.replace(PLAIN, norm=norm, start=Start.RANDOM)
+    pgd(watched, images, torch.zeros(4).long(), epsilon=every(2.0, images), how=how, generator=generator())
+    assert all(0.0 <= float(rows.min()) < float(rows.max()) <= 1.0 for rows in seen)
+
+
 def test_the_network_gets_images_of_their_own_type_and_no_gradient_is_left_behind() -> None:
     layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
     images = middling(2).float()
