@@ -49,7 +49,8 @@ def on_lattice(
     for i, (image, radius) in enumerate(zip(images.astype(np.int64), radii.tolist(), strict=True)):
         change = attacked[i].astype(np.float64) * _LEVELS - image
         steps = _within_sphere if norm is Norm.L2 else _within_cube
-        found[i] = image + steps(change, image, Fraction(radius) * _LEVELS)
+        furthest = min(radius, float(image.size))  # no two images are further apart, in either norm
+        found[i] = image + steps(change, image, Fraction(furthest) * _LEVELS)
     return found
 
 
@@ -61,7 +62,7 @@ def _rounded(change: npt.NDArray[np.float64], image: npt.NDArray[np.int64]) -> n
 def _within_cube(
     change: npt.NDArray[np.float64], image: npt.NDArray[np.int64], radius: Fraction
 ) -> npt.NDArray[np.int64]:
-    most = min(math.floor(radius), _LEVELS)
+    most = math.floor(radius)
     return np.clip(_rounded(change, image), -most, most)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -63,6 +64,11 @@ def test_the_box_is_kept_and_what_it_saves_is_spent_elsewhere() -> None:
     assert one([254, 100], [5.0, 1.0], 3.5 / 255)[0] == 1
 
 
+@pytest.mark.parametrize(("norm", "expected"), [(Norm.L2, [155, -100]), (Norm.LINF, [1, -1])])
+def test_the_largest_radius_leads_to_the_edge_of_the_box(norm: Norm, expected: list[int]) -> None:
+    assert one([100, 100], [1.0, -1.0], sys.float_info.max, norm) == expected
+
+
 def test_no_change_stays_none() -> None:
     assert one([0, 255], [0.0, 0.0], 1.0) == [0, 0]
 
@@ -98,6 +104,7 @@ def test_each_image_has_its_own_radius() -> None:
         (np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1)),
         (np.zeros((1, 2), np.uint8), np.zeros((1, 2)), np.array([-0.1])),
         (np.zeros((1, 2), np.uint8), np.zeros((1, 2)), np.array([np.nan])),
+        (np.zeros((1, 2), np.uint8), np.zeros((1, 2)), np.array([np.inf])),
     ],
 )
 def test_what_does_not_fit_is_refused(images: np.ndarray, attacked: np.ndarray, radii: np.ndarray) -> None:
