@@ -13,16 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from certserve import datasets
+from certserve.cli.coverage import coverage
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
 from certserve.cli.plans import certify_plan, dataset_plan_options
 from certserve.datasets import Dataset
 from certserve.evaluation.accuracy import Comparison, Share, certified_accuracy, compare
-from certserve.evaluation.coverage import fixed_error_rate
 from certserve.evaluation.tables import Row, read_table
 from certserve.images import Geometry
-from certserve.smoothing.bounds import LARGEST_N
-from certserve.smoothing.outcomes import Bound, round_up
-from certserve.smoothing.plans import Fixed
+from certserve.smoothing.outcomes import Bound
 
 if TYPE_CHECKING:
     from certserve.endpoints.local import LocalModel
@@ -110,31 +108,7 @@ def certify(
     _print(shares, comparisons)
 
 
-@evaluate.command()
-@click.option("--n", type=click.IntRange(1, LARGEST_N), default=10_000, show_default=True, help="Estimation draws.")
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Probability of a false certificate.")
-@click.option("--p", "probabilities", type=float, multiple=True, help="A true probability of the class; repeatable.")
-@json_option
-@fails_in_one_sentence
-def coverage(n: int, alpha: float, probabilities: tuple[float, ...], as_json: bool) -> None:
-    """How often CERTIFY errs with a fixed number of draws: exactly, by the binomial law.
-
-    \b
-    Example: certserve evaluate coverage --n 10000 --alpha 0.001 --p 0.69
-    """
-    plan = Fixed(n0=1, n=n, alpha=alpha)
-    rates = [fixed_error_rate(plan, p) for p in probabilities or (0.5, 0.69, 0.84, 0.977, 0.9987)]
-    if as_json:
-        print_json([asdict(rate) for rate in rates])
-        return
-    table = Table(header_style="bold")
-    for heading in ("true p", "P(p_lower > p)", "worst p nearby", "P(p_lower > p) there"):
-        table.add_column(heading, justify="right")
-    for rate in rates:
-        table.add_row(f"{rate.p:g}", round_up(rate.rate), f"{rate.worst_p:.6f}", round_up(rate.worst_rate))
-    console = stdout()
-    console.print(table)
-    console.print(f"All of them are at most alpha = {alpha!r}, whatever p is.", highlight=False)
+evaluate.add_command(coverage)
 
 
 def _read(model: LocalModel, paths: Sequence[Path], split: str, every: int) -> Dataset:

@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from certserve.smoothing.plans.target import TargetTest
 
-__all__ = ["Boundaries", "StoppingLaw", "TargetBoundaries", "smallest_counts", "stopping_law"]
+__all__ = ["Boundaries", "GivingUp", "StoppingLaw", "TargetBoundaries", "smallest_counts", "stopping_law"]
 
 Counts = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -47,6 +47,21 @@ class StoppingLaw(NamedTuple):
     claimed: Reals
     given_up: Reals
     mean_draws: Reals
+
+
+class GivingUp(NamedTuple):
+    """Those who give up at one look.
+
+    Attributes:
+        procedure, draws: which alternative, and at which look.
+        successes: the numbers of successes, of shape (counts,).
+        probabilities: of giving up there with so many, of shape (shares, counts); weights included.
+    """
+
+    procedure: int
+    draws: int
+    successes: Counts
+    probabilities: Reals
 
 
 class TargetBoundaries(NamedTuple):
@@ -91,7 +106,12 @@ def smallest_counts(reached: Callable[[Counts, Counts], npt.NDArray[np.bool_]], 
 
 
 def stopping_law(
-    procedures: Sequence[Boundaries], looks: Sequence[int], weights: Reals, shares: Reals, reference: float
+    procedures: Sequence[Boundaries],
+    looks: Sequence[int],
+    weights: Reals,
+    shares: Reals,
+    reference: float,
+    on_giving_up: Callable[[GivingUp], None] | None = None,
 ) -> StoppingLaw:
     """The law of stopping, for each true probability in `shares`, over a mixture of procedures.
 
@@ -101,8 +121,9 @@ def stopping_law(
         shares: the true probabilities, in [0, 1].
         reference: the probability under which paths are counted, in (0, 1); near the boundaries. Alternatives and
             survivors with a probability below 1e-10 are dropped.
+        on_giving_up: told of each look at which an alternative gives up.
     """
-    walk = _Walk(procedures, np.where(weights > _UNLIKELY, weights, 0.0), shares, reference)
+    walk = _Walk(procedures, np.where(weights > _UNLIKELY, weights, 0.0), shares, reference, on_giving_up)
     all_looks = np.asarray(looks, dtype=np.int64)
     start, size = 0, 8
     while start < len(all_looks) and walk.columns.size:
@@ -116,8 +137,16 @@ def stopping_law(
 class _Walk:
     """The successes of those still drawing: `state[s - first, j]` under the reference, for alternative `columns[j]`."""
 
-    def __init__(self, procedures: Sequence[Boundaries], weights: Reals, shares: Reals, reference: float) -> None:
+    def __init__(
+        self,
+        procedures: Sequence[Boundaries],
+        weights: Reals,
+        shares: Reals,
+        reference: float,
+        on_giving_up: Callable[[GivingUp], None] | None,
+    ) -> None:
         self._procedures = procedures
+        self._on_giving_up = on_giving_up
         self._weights = weights
         self._shares = shares
         self._reference = reference
@@ -166,11 +195,22 @@ class _Walk:
             ratio = np.exp(log_ratio - xlog1py(self._draws - successes, -q))
         weights = self._weights[np.ix_(rows, self.columns)]
         self.claimed[rows] += (ratio @ np.where(above, self._state, 0.0) * weights).sum(axis=1)
+        if self._on_giving_up:
+            self._report(np.where(going | above, 0.0, self._state), ratio, rows)
         self._state = np.where(going & ~above, self._state, 0.0)
         alive = ratio @ self._state * weights
         self.alive = np.zeros_like(self.alive)
         self.alive[np.ix_(rows, self.columns)] = np.where(alive > _UNLIKELY, alive, 0.0)
         self._trim(np.flatnonzero(self.alive[:, self.columns].any(axis=0)))
+
+    def _report(self, leaving: Reals, ratio: Reals, rows: npt.NDArray[np.intp]) -> None:
+        assert self._on_giving_up is not None
+        for j, column in zip(self.columns.tolist(), leaving.T, strict=True):
+            inside = np.flatnonzero(column)
+            if inside.size:
+                probabilities = np.zeros((len(self._shares), inside.size))
+                probabilities[rows] = ratio[:, inside] * column[inside] * self._weights[rows, j, None]
+                self._on_giving_up(GivingUp(j, self._draws, self._first + inside, probabilities))
 
     def _trim(self, kept: npt.NDArray[np.intp]) -> None:
         self.columns, self._state = self.columns[kept], self._state[:, kept]

@@ -18,7 +18,7 @@ from certserve.smoothing.outcomes import Abstention, Bound, Case, Certificate, S
 from certserve.smoothing.plans.plan import check_alpha, check_draws, stated
 from certserve.smoothing.schedules import look_alphas, split_alpha
 
-__all__ = ["Looks", "LooksDecider"]
+__all__ = ["Looks", "LooksDecider", "plausible_count"]
 
 _PLAUSIBLE = 0.05
 
@@ -76,6 +76,11 @@ class Looks:
         return LooksDecider(stated(self, case))
 
 
+def plausible_count(count: int, draws: int, n: int) -> int:
+    """The votes of `n` draws that a class with `count` of `draws` can plausibly come to: by its 95 % upper bound."""
+    return min(n, math.ceil(clopper_pearson_upper(count, draws, _PLAUSIBLE) * n))
+
+
 class LooksDecider:
     """One job of `Looks`."""
 
@@ -125,8 +130,7 @@ class LooksDecider:
         schedule, n, label = setting.schedule, setting.n, selection.top
         if schedule.precision == 0.0:
             return False
-        share = clopper_pearson_upper(votes.counts[label], votes.total, _PLAUSIBLE)
-        k = min(n, math.ceil(share * n))
+        k = plausible_count(votes.counts[label], votes.total, n)
         p_lower = certified_probability(k, n, schedule.alphas[-1], setting.arithmetic_error)
         radius = Gaussian(setting.sigma).radius(p_lower)
         if setting.bound is Bound.TWO_CLASS:
