@@ -9,11 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +19,16 @@ from torch import Tensor
 
 from certserve.backends.architectures import Residual, ResidualNetwork, save
 from certserve.datasets import Dataset
-from certserve.training import checkpoint, log
-from certserve.training.examples import Examples, digest, noisy_batch, order_of_epoch
+from certserve.training.examples import Examples, digest, noisy_batch
 from certserve.training.log import Epoch
 from certserve.training.loss import consistency_loss
 from certserve.training.recipe import Recipe, RecipeError
+from certserve.training.run import OnProgress, finish, reproducible
 
-__all__ = ["OnProgress", "Progress", "noisy_accuracy", "train"]
+__all__ = ["noisy_accuracy", "train"]
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _ROWS_AT_ONCE = 512
 _SHORT_MEMORY = 10  # steps; the average soon forgets the random start
-
-OnProgress = Callable[["Progress"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands: steps done, of how many; the last step's loss, in nats; the epochs completed."""
-
-    step: int
-    steps: int
-    loss: float
-    epochs: tuple[Epoch, ...]
 
 
 def train(
@@ -73,14 +57,11 @@ def train(
     """
     place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    with _reproducible(recipe.threads):
+    with reproducible(recipe.threads):
         identity = _identity(data, held_out, architecture, recipe, start) | {"device": place.type}
-        run = _Run(architecture, recipe, start, place, Examples.of(data, place), Examples.of(held_out, place))
-        saved = checkpoint.read(folder / "checkpoint.pt")
-        if saved is not None:
-            _check_identity(saved.get("identity"), identity, folder)
-            run.restore(saved)
-        run.finish(folder, identity, on_progress)
+        examples = Examples.of(data, place)
+        run = _Run(architecture, recipe, start, place, examples, Examples.of(held_out, place))
+        finish(run, recipe, examples.images, folder, identity=identity, rows=Epoch, on_progress=on_progress)
         return run.average.to(device="cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
 
 
@@ -107,16 +88,16 @@ class _Run:
         self.epochs: list[Epoch] = []
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go back to a state written by `_state`."""
+        """Go back to a state given by `state`."""
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.total, self.seconds = saved["step"], saved["total"], saved["seconds"]
         self.epochs = [Epoch(**epoch) for epoch in saved["epochs"]]
 
-    def _state(self, identity: dict[str, str]) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain values and tensors."""
         return {
-            "identity": identity,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -126,29 +107,8 @@ class _Run:
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
-    def finish(self, folder: Path, identity: dict[str, str], on_progress: OnProgress | None) -> None:
-        """Take the steps that are left."""
-        began = time.monotonic() - self.seconds
-        saved_at = time.monotonic()
-        count, batch = len(self._data), self._recipe.batch
-        per_epoch = self._recipe.steps_per_epoch(count)
-        order = order_of_epoch(count, self._recipe, self.step // per_epoch, self._device)
-        while self.step < self.steps:
-            epoch, position = divmod(self.step, per_epoch)
-            if position == 0:
-                order = order_of_epoch(count, self._recipe, epoch, self._device)
-            loss = self._take_step(order[position * batch : (position + 1) * batch])
-            self.seconds = time.monotonic() - began
-            if position + 1 == per_epoch:
-                self._end_epoch(epoch + 1)
-                log.write(folder / "log.tsv", self.epochs)
-            if position + 1 == per_epoch or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
-                checkpoint.write(folder / "checkpoint.pt", self._state(identity))
-                saved_at = time.monotonic()
-            if on_progress:
-                on_progress(Progress(self.step, self.steps, loss, tuple(self.epochs)))
-
-    def _take_step(self, chosen: Tensor) -> float:
+    def take_step(self, chosen: Tensor) -> float:
+        """One step on the chosen images; its loss, in nats."""
         recipe = self._recipe
         rate = recipe.rate(self.step, self.steps)
         for group in self.optimiser.param_groups:
@@ -171,7 +131,8 @@ class _Run:
         self.total += value
         return value
 
-    def _end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int) -> None:
+        """Measure the averaged weights, and add the epoch to the log."""
         accuracy = noisy_accuracy(self.average, self._held_out, self._recipe)
         mean = self.total / self._recipe.steps_per_epoch(len(self._data))
         rate = self._recipe.rate(self.step - 1, self.steps)
@@ -223,25 +184,3 @@ def _identity(
         "held-out images": digest(held_out),
         "first weights": "" if start is None else hashlib.sha256(save(start)).hexdigest(),
     }
-
-
-def _check_identity(saved: object, asked: Mapping[str, str], folder: Path) -> None:
-    known = saved if isinstance(saved, dict) else {}
-    others = [name for name, value in asked.items() if known.get(name) != value]
-    if others:
-        raise RecipeError(f"{folder}: holds a run with another {', '.join(others)}; name another folder, or remove it")
-
-
-@contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Deterministic algorithms and a fixed number of threads, for the length of a run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for on CUDA
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        torch.set_rng_state(before[2])

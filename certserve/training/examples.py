@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from certserve.datasets import Dataset, DatasetError
-from certserve.training.recipe import Recipe
+from certserve.training.recipe import Recipe, Seeded
 
-__all__ = ["Examples", "digest", "mean_and_std", "noisy_batch", "order_of_epoch", "split"]
+__all__ = ["Examples", "digest", "divide", "mean_and_std", "noisy_batch", "order_of_epoch", "split"]
 
 _LARGEST_HELD_OUT = 5_000
 
@@ -35,7 +36,12 @@ class Examples:
         return len(self.labels)
 
 
-def split(data: Dataset, labels: Sequence[str], recipe: Recipe) -> tuple[Dataset, Dataset]:
+class _Split(Seeded, Protocol):
+    @property
+    def held_out(self) -> float: ...
+
+
+def split(data: Dataset, labels: Sequence[str], recipe: _Split) -> tuple[Dataset, Dataset]:
     """The images that are trained on, and those held out: a share of each class, about 5,000 in all at most.
 
     Raises:
@@ -60,6 +66,14 @@ def split(data: Dataset, labels: Sequence[str], recipe: Recipe) -> tuple[Dataset
     return data.where(~held_out), data.where(held_out)
 
 
+def divide(held_out: Dataset, recipe: Seeded) -> tuple[Dataset, Dataset]:
+    """Held-out images in two parts: a tenth that chooses among epochs, and the rest, which no choice depends on."""
+    random = np.random.Generator(np.random.PCG64(recipe.seed_of("divide")))
+    chosen = np.zeros(len(held_out), dtype=bool)
+    chosen[random.permutation(len(held_out))[: max(1, len(held_out) // 10)]] = True
+    return held_out.where(chosen), held_out.where(~chosen)
+
+
 def digest(data: Dataset) -> str:
     """SHA-256 over the images and labels, in hexadecimal."""
     found = hashlib.sha256(repr(data.images.shape).encode())
@@ -78,7 +92,7 @@ def mean_and_std(data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(m, 4) for m in means), tuple(max(0.01, round(v**0.5, 4)) for v in variances)
 
 
-def order_of_epoch(count: int, recipe: Recipe, epoch: int, device: torch.device) -> Tensor:
+def order_of_epoch(count: int, recipe: Seeded, epoch: int, device: torch.device) -> Tensor:
     """The order of an epoch's images: a permutation of count positions."""
     random = torch.Generator().manual_seed(recipe.seed_of("order", epoch))
     return torch.randperm(count, generator=random).to(device)

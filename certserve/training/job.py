@@ -26,10 +26,11 @@ from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA
 from certserve.training import log
 from certserve.training.bundle import make_bundle
-from certserve.training.classifier import OnProgress, train
+from certserve.training.classifier import train
 from certserve.training.examples import digest, mean_and_std, split
 from certserve.training.quantisation import add_int8
 from certserve.training.recipe import Recipe, RecipeError
+from certserve.training.run import OnProgress
 
 __all__ = ["Job", "fill_recipe", "run"]
 

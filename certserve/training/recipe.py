@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Recipe", "RecipeError"]
+__all__ = ["AutoencoderRecipe", "Recipe", "RecipeError", "Seeded", "cosine", "seed_of"]
 
 _PRECISIONS = ("bfloat16", "float32")
 
@@ -86,11 +87,7 @@ class Recipe:
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0 .. steps - 1: linear warm-up, then half a cosine (Loshchilov, Hutter 2017)."""
-        rising = round(self.warm_up * steps)
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        done = (step - rising) / max(1, steps - rising)
-        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * done))
+        return cosine(self.learning_rate, self.warm_up, step, steps)
 
     def regularisation(self, step: int, steps: int) -> tuple[float, float]:
         """The weights of consistency and entropy at step 0 .. steps - 1."""
@@ -98,6 +95,70 @@ class Recipe:
         return share * self.consistency, share * self.entropy
 
     def seed_of(self, *what: str | int) -> int:
-        """A 32-bit seed of its own for each purpose: PyTorch's CPU generator takes no more than 32 bits."""
-        text = "/".join(map(str, (self.seed, *what)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        """A 32-bit seed of its own for each purpose."""
+        return seed_of(self.seed, *what)
+
+
+class Seeded(Protocol):
+    """What gives each purpose a seed of its own."""
+
+    def seed_of(self, *what: str | int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderRecipe:
+    """How an autoencoder is trained to take noise away.
+
+    Attributes:
+        noise: standard deviation of the Gaussian noise that is added to the images, which are then clipped to [0, 1].
+        epochs: passes over the training images. batch: images a step.
+        learning_rate: of Adam; it rises over the first `warm_up` share of the steps, then falls to 0 along half a
+            cosine.
+        threads: on a CPU; as the seed, they decide the last bits of sums.
+
+    Raises:
+        RecipeError: a value is out of its range.
+    """
+
+    noise: float
+    epochs: int = 10
+    seed: int = 0
+    batch: int = 32
+    learning_rate: float = 0.03
+    warm_up: float = 0.05
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "epochs", "batch", "learning_rate", "threads"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0:
+                raise RecipeError(f"{name} must be a number, positive, not {value!r}")
+        if self.seed < 0 or not 0 <= self.warm_up < 1:
+            raise RecipeError("the seed must be at least 0, and warm_up at least 0 and below 1")
+
+    def steps_per_epoch(self, images: int) -> int:
+        """How many steps one epoch takes; a last, smaller batch is left out."""
+        return max(1, images // self.batch)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0 .. steps - 1."""
+        return cosine(self.learning_rate, self.warm_up, step, steps)
+
+    def seed_of(self, *what: str | int) -> int:
+        """A 32-bit seed of its own for each purpose."""
+        return seed_of(self.seed, *what)
+
+
+def cosine(largest: float, warm_up: float, step: int, steps: int) -> float:
+    """A learning rate: linear warm-up over a share of the steps, then half a cosine (Loshchilov, Hutter 2017)."""
+    rising = round(warm_up * steps)
+    if step < rising:
+        return largest * (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    return 0.5 * largest * (1 + math.cos(math.pi * done))
+
+
+def seed_of(seed: int, *what: str | int) -> int:
+    """A 32-bit seed for a purpose: PyTorch's CPU generator takes no more than 32 bits."""
+    text = "/".join(map(str, (seed, *what)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -17,10 +17,12 @@ pytest.importorskip("safetensors")
 from certserve.backends.architectures import Residual, ResidualNetwork, Stage, save  # noqa: E402 (after the checks)
 from certserve.datasets import Dataset  # noqa: E402
 from certserve.training import classifier, log  # noqa: E402
-from certserve.training.classifier import Progress, noisy_accuracy, train  # noqa: E402
+from certserve.training import run as run_module  # noqa: E402
+from certserve.training.classifier import noisy_accuracy, train  # noqa: E402
 from certserve.training.examples import Examples, noisy_batch, split  # noqa: E402
 from certserve.training.log import Epoch  # noqa: E402
 from certserve.training.recipe import Recipe, RecipeError  # noqa: E402
+from certserve.training.run import Progress  # noqa: E402
 
 Run: TypeAlias = Callable[..., ResidualNetwork]
 
@@ -119,7 +121,7 @@ def test_an_epoch_takes_every_image_once_and_a_step_is_told_its_number(
 def test_an_interrupted_run_ends_like_an_undisturbed_one(
     run: Run, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, seconds: float
 ) -> None:
-    monkeypatch.setattr(classifier, "_SECONDS_BETWEEN_CHECKPOINTS", seconds - 1e-9)
+    monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", seconds - 1e-9)
     with pytest.raises(Interrupted):
         run(tmp_path, on_progress=stop_at(step))
     taken: list[int] = []
@@ -131,7 +133,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
 def test_a_run_interrupted_after_every_step_ends_like_an_undisturbed_one(
     run: Run, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     for step in range(1, STEPS + 1):
         torch.manual_seed(step)  # what the process has drawn elsewhere does not matter
         with pytest.raises(Interrupted):
