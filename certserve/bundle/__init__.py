@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from certserve.bundle.creation import create, create_program, write_linear
 from certserve.bundle.description import Bundle, Defaults, Execution, onnx_executions
+from certserve.bundle.magnet import Autoencoder, Detector, Magnet
 from certserve.bundle.storage import extend, read, write
 
 __all__ = [
+    "Autoencoder",
     "Bundle",
     "Defaults",
+    "Detector",
     "Execution",
+    "Magnet",
     "create",
     "create_program",
     "extend",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from certserve.bundle.magnet import Magnet
 from certserve.errors import BundleError
 
 __all__ = ["CHANNELS", "MANIFEST", "Bundle", "Defaults", "Execution", "onnx_executions"]
@@ -86,6 +87,7 @@ class Bundle:
         sigmas: the noise levels, in input units, that the model was trained for.
         executions: the ways of running it; which one serves, `certserve.backends.choice` says.
         digests: file name -> SHA-256 in hexadecimal. provenance: where the model is from, in free words.
+        magnet: its detectors and reformer, where it has them.
 
     Raises:
         BundleError: a value is out of its range; one sentence.
@@ -104,6 +106,7 @@ class Bundle:
     executions: tuple[Execution, ...]
     digests: Mapping[str, str]
     provenance: Mapping[str, str]
+    magnet: Magnet | None = None
 
     def __post_init__(self) -> None:
         _named("the model", name=self.name, version=self.version)
@@ -117,6 +120,9 @@ class Bundle:
         if self.defaults.sigma not in self.sigmas:
             raise BundleError(f"the default sigma must be one of {self.sigmas!r:.200}, not {self.defaults.sigma!r}")
         self._check_executions()
+        for file in self.magnet.files if self.magnet else ():
+            if file not in self.digests:
+                raise BundleError(f"magnet names the file {file!r}, which has no digest")
 
     def execution(self, name: str) -> Execution:
         """The execution of that name.

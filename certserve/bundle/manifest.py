@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from certserve.bundle.description import Bundle, Defaults, Execution
+from certserve.bundle.magnet import Autoencoder, Detector, Magnet
 from certserve.errors import BundleError
 
 __all__ = ["interpret", "render"]
@@ -51,6 +52,7 @@ def interpret(text: bytes, path: Path) -> Bundle:
         executions=tuple(_execution(_Table("executions", row)) for row in top.each("executions", dict)),
         digests=_texts(_Table("digests", top.take("digests", dict))),
         provenance=_texts(_Table("provenance", top.take("provenance", dict))),
+        magnet=_magnet(_Table("magnet", top.take("magnet", dict))) if "magnet" in top else None,
     )
     model.finish()
     top.finish()
@@ -89,6 +91,7 @@ def render(bundle: Bundle) -> bytes:
         f"predict_n = {bundle.defaults.predict_n}  # draws of Predict",
         "",
         *(line for execution in bundle.executions for line in _execution_lines(execution)),
+        *_magnet_lines(bundle.magnet),
         "[digests]  # SHA-256",
         *_pairs(bundle.digests),
         "",
@@ -165,6 +168,41 @@ def _execution(table: _Table) -> Execution:
     return execution
 
 
+def _magnet(table: _Table) -> Magnet:
+    magnet = Magnet(
+        autoencoders=tuple(
+            _autoencoder(_Table("magnet.autoencoders", row)) for row in table.each("autoencoders", dict)
+        ),
+        detectors=tuple(_detector(_Table("magnet.detectors", row)) for row in table.each("detectors", dict)),
+        reformer=table.take("reformer", str),
+        precision=table.take("precision", str),
+    )
+    table.finish()
+    return magnet
+
+
+def _autoencoder(table: _Table) -> Autoencoder:
+    autoencoder = Autoencoder(
+        name=table.take("name", str),
+        file=table.take("file", str),
+        weights=table.take("weights", str) if "weights" in table else "",
+    )
+    table.finish()
+    return autoencoder
+
+
+def _detector(table: _Table) -> Detector:
+    detector = Detector(
+        kind=table.take("kind", str),
+        autoencoder=table.take("autoencoder", str),
+        scores=table.take("scores", str),
+        rate=table.take("rate", float),
+        temperature=table.take("temperature", float) if "temperature" in table else None,
+    )
+    table.finish()
+    return detector
+
+
 def _texts(table: _Table) -> dict[str, str]:
     return {key: table.take(key, str) for key in table}
 
@@ -187,6 +225,28 @@ def _probe_lines(execution: Execution) -> list[str]:
     labels = execution.probe_labels
     rows = [labels[i : i + _LABELS_A_LINE] for i in range(0, len(labels), _LABELS_A_LINE)]
     return ["probe_labels = [", *(f"    {', '.join(map(str, row))}," for row in rows), "]"]
+
+
+def _magnet_lines(magnet: Magnet | None) -> list[str]:
+    if magnet is None:
+        return []
+    lines = [
+        "[magnet]  # detectors and reformer (Meng and Chen 2017): no guarantee follows from them",
+        f"reformer = {_quoted(magnet.reformer)}  # an autoencoder; empty: none",
+        f"precision = {_quoted(magnet.precision)}  # of the classifier that the detectors of the kind jsd compare",
+        "",
+    ]
+    for autoencoder in magnet.autoencoders:
+        weights = [f"weights = {_quoted(autoencoder.weights)}"] if autoencoder.weights else []
+        lines += ["[[magnet.autoencoders]]", f"name = {_quoted(autoencoder.name)}"]
+        lines += [f"file = {_quoted(autoencoder.file)}", *weights, ""]
+    for detector in magnet.detectors:
+        warmth = [] if detector.temperature is None else [f"temperature = {_number(detector.temperature)}"]
+        lines += ["[[magnet.detectors]]", f"kind = {_quoted(detector.kind)}", *warmth]
+        lines += [f"autoencoder = {_quoted(detector.autoencoder)}"]
+        lines += [f"scores = {_quoted(detector.scores)}  # of the validation images, increasing"]
+        lines += [f"rate = {_number(detector.rate)}  # nominal false-positive rate", ""]
+    return lines
 
 
 def _pairs(texts: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from certserve.bundle.description import CHANNELS, MANIFEST, Bundle, Defaults, Execution
+from certserve.bundle.magnet import Magnet
 from certserve.bundle.manifest import interpret, render
 from certserve.errors import BundleError
 
@@ -88,11 +89,17 @@ def write(
 
 
 def extend(
-    path: Path, files: Mapping[str, bytes], executions: Sequence[Execution], provenance: Mapping[str, str]
+    path: Path,
+    files: Mapping[str, bytes],
+    executions: Sequence[Execution],
+    provenance: Mapping[str, str],
+    *,
+    magnet: Magnet | None = None,
 ) -> Bundle:
     """Add executions to a bundle, in front of its others, with their files; what has the same name is replaced.
 
-    A complete new directory, with whatever else was in the old one, takes the old one's place.
+    A `magnet` takes the place of the one that was there, whose files go. A complete new directory, with whatever else
+    was in the old one, takes the old one's place.
 
     Raises:
         BundleError: as `read` and `write`.
@@ -101,15 +108,22 @@ def extend(
     target = path.resolve()
     names = {execution.name for execution in executions}
     used = [*executions, *(execution for execution in old.executions if execution.name not in names)]
-    digests = {**old.digests, **{name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}}
-    new = dataclasses.replace(old, executions=tuple(used), digests=digests, provenance={**old.provenance, **provenance})
+    gone = set(old.magnet.files) - set(files) if magnet and old.magnet else set()
+    kept = {name: digest for name, digest in old.digests.items() if name not in gone}
+    new = dataclasses.replace(
+        old,
+        executions=tuple(used),
+        digests={**kept, **{name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}},
+        provenance={**old.provenance, **provenance},
+        magnet=magnet or old.magnet,
+    )
     manifest = render(new)
     interpret(manifest, path)
     staging, aside = (target.with_name(f".{target.name}.{secrets.token_hex(8)}") for _ in range(2))
     try:
         if target == Path.cwd():
             raise BundleError(f"{path} is the current directory; go to another one first")
-        shutil.copytree(target, staging)
+        shutil.copytree(target, staging, ignore=lambda folder, _: gone if Path(folder) == target else set())
         for name, contents in {**files, MANIFEST: manifest}.items():
             (staging / name).write_bytes(contents)
         read(staging)
