@@ -10,10 +10,10 @@ import copy
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -24,7 +24,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from certserve.errors import BundleError
 
-__all__ = ["Block", "Normed", "Residual", "ResidualNetwork", "Stage", "load", "save"]
+__all__ = ["Block", "Normed", "Residual", "ResidualNetwork", "Stage", "fill", "load", "pack", "save", "unpack"]
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 _KEY = "certserve.architecture"
 _LARGEST_SIDE = 4096
@@ -163,13 +165,7 @@ class ResidualNetwork(nn.Module):
 
 def save(network: ResidualNetwork) -> bytes:
     """The network's weights and description as a safetensors file, float32; the same network, the same bytes."""
-    tensors = {
-        name: value.detach().to("cpu", torch.float32).contiguous()
-        for name, value in network.state_dict().items()
-        if value.is_floating_point()
-    }
-    described = {"name": "residual", **asdict(network.description)}
-    return safetensors.torch.save(tensors, {_KEY: json.dumps(described, sort_keys=True)})
+    return pack(network, {"name": "residual", **asdict(network.description)})
 
 
 def load(path: Path) -> ResidualNetwork:
@@ -177,6 +173,30 @@ def load(path: Path) -> ResidualNetwork:
 
     Raises:
         BundleError: it is no such file, or its weights do not fit the network it names.
+    """
+    described, tensors = unpack(path)
+    try:
+        description = _description(described)
+    except (BundleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: its architecture is not understood ({error})") from error
+    return fill(lambda: ResidualNetwork(description), tensors, path)
+
+
+def pack(network: nn.Module, described: Mapping[str, Any]) -> bytes:
+    """A safetensors file of a network's weights, float32, whose metadata holds the description."""
+    tensors = {
+        name: value.detach().to("cpu", torch.float32).contiguous()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
+    return safetensors.torch.save(tensors, {_KEY: json.dumps(described, sort_keys=True)})
+
+
+def unpack(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """What `pack` wrote: the description, any JSON value, and the weights.
+
+    Raises:
+        BundleError: it is no safetensors file, or one without a description.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -187,12 +207,20 @@ def load(path: Path) -> ResidualNetwork:
     if described is None:
         raise BundleError(f"{path}: names no architecture in its metadata, so nothing is known of its network")
     try:
-        description = _description(json.loads(described))
-    except (BundleError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        return json.loads(described), tensors
+    except (RecursionError, ValueError) as error:
         raise BundleError(f"{path}: its architecture is not understood ({error})") from error
+
+
+def fill(make: Callable[[], _Network], tensors: Mapping[str, Tensor], path: Path) -> _Network:
+    """The network that `make` gives, with these weights, in evaluation mode, on the CPU.
+
+    Raises:
+        BundleError: the weights, read from `path`, do not fit it.
+    """
     with torch.device("meta"):  # no memory for a network that its file only claims to hold
-        _check_weights(ResidualNetwork(description), tensors, path)
-    network = ResidualNetwork(description)
+        _check_weights(make(), tensors, path)
+    network = make()
     network.load_state_dict(tensors, strict=False)  # BatchNorm's counters, which inference does not use, keep their 0
     return network.eval()
 
@@ -211,7 +239,7 @@ def _description(values: Mapping[str, Any]) -> Residual:
     )
 
 
-def _check_weights(network: ResidualNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Return if these are the network's weights, float32."""
     wanted = {name: value.shape for name, value in network.state_dict().items() if value.is_floating_point()}
     found = {name: value.shape for name, value in tensors.items()}

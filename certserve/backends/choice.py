@@ -17,7 +17,7 @@ from certserve.backends.processor import multiplies_bfloat16, multiplies_int8
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError
 
-__all__ = ["how_to_install", "installed", "ranked"]
+__all__ = ["has_module", "how_to_install", "installed", "ranked"]
 
 # What each runtime of a bundle needs, a module and the extra that brings it; the preferred runtime on a CPU first.
 _NEEDS = {
@@ -49,7 +49,12 @@ def ranked(bundle: Bundle) -> list[Execution]:
 def installed(execution: Execution) -> bool:
     """Whether the runtime is there; true for an unknown one, which the loader refuses."""
     module, _ = _NEEDS.get(execution.runtime, ("numpy", ""))
-    return importlib.util.find_spec(module) is not None
+    return has_module(module)
+
+
+def has_module(name: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    return importlib.util.find_spec(name) is not None
 
 
 def how_to_install(executions: Sequence[Execution]) -> str:

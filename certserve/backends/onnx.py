@@ -17,14 +17,14 @@ from certserve.backends.graph import refuse_coupled_rows
 from certserve.backends.processor import cores_each, instruction_set
 from certserve.errors import BundleError, ModelRefused
 
-__all__ = ["OnnxBackend", "OnnxCudaBackend"]
+__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxNetwork"]
 
 # Kernels that round alike for every number of rows: float32 that is not shortened, and no search by stopwatch.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
 
 
-class OnnxBackend:
-    """A classifier from an ONNX file that takes noisy [0, 1] pixels, normalisation included in its graph; on the CPU.
+class OnnxNetwork:
+    """Any network of images in an ONNX file, on the CPU: float32 (rows, channels, height, width) to one array.
 
     Args:
         path: the file. precision: as the bundle states it.
@@ -33,7 +33,7 @@ class OnnxBackend:
 
     Raises:
         BundleError: the file cannot be loaded.
-        ModelRefused: its inputs or outputs are not those of a classifier, or its graph couples rows.
+        ModelRefused: its inputs are not images, or its graph couples rows.
     """
 
     def __init__(self, path: Path, precision: str, *, parallel: int | None = None, threads: int | None = None) -> None:
@@ -42,7 +42,6 @@ class OnnxBackend:
         self._session = _session(path, threads, "CPUExecutionProvider")
         self._input, self.shape = _input_of(self._session, path)
         self._output = self._session.get_outputs()[0].name
-        self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             **_identity(precision),
             "device": "cpu",
@@ -50,13 +49,33 @@ class OnnxBackend:
             "instructions": instruction_set(),
         }
 
-    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+    def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The first output for pixels of shape (rows, *shape)."""
         try:
-            (logits,) = self._session.run([self._output], {self._input: pixels})
+            (output,) = self._session.run([self._output], {self._input: pixels})
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise failure("ONNX Runtime", len(pixels), error) from error
-        return np.asarray(logits, dtype=np.float32)
+        return np.asarray(output, dtype=np.float32)
+
+
+class OnnxBackend:
+    """A classifier from an ONNX file that takes noisy [0, 1] pixels, normalisation included in its graph; on the CPU.
+
+    Args:
+        The same as of `OnnxNetwork`.
+
+    Raises:
+        BundleError, ModelRefused: as `OnnxNetwork`, or its output is not that of a classifier.
+    """
+
+    def __init__(self, path: Path, precision: str, *, parallel: int | None = None, threads: int | None = None) -> None:
+        self._network = OnnxNetwork(path, precision, parallel=parallel, threads=threads)
+        self.parallel, self.shape, self.identity = self._network.parallel, self._network.shape, self._network.identity
+        self.num_classes = count_classes(self)
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+        return self._network.run(pixels)
 
 
 class OnnxCudaBackend:

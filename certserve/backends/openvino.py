@@ -23,13 +23,13 @@ from certserve.backends.graph import refuse_coupled_rows
 from certserve.backends.processor import cores_each, instruction_set
 from certserve.errors import BundleError, ModelRefused
 
-__all__ = ["OpenVinoBackend"]
+__all__ = ["OpenVinoBackend", "OpenVinoNetwork"]
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not quantised
 
 
-class OpenVinoBackend:
-    """A classifier from an ONNX file that takes noisy [0, 1] pixels, normalisation included in its graph.
+class OpenVinoNetwork:
+    """Any network of images in an ONNX file: float32 (rows, channels, height, width) to one array.
 
     It is compiled anew for each number of rows, the first time that so many come.
 
@@ -41,7 +41,7 @@ class OpenVinoBackend:
 
     Raises:
         BundleError: the file cannot be loaded, or the precision is unknown.
-        ModelRefused: its inputs or outputs are not those of a classifier, or its graph couples rows.
+        ModelRefused: its input is not of that shape, or its graph couples rows.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class OpenVinoBackend:
         self._compiling = threading.Lock()
         self._own = threading.local()  # each thread's requests, by number of rows
         self._check_input()
-        self.num_classes = count_classes(self)
         self.identity: Mapping[str, str] = {
             "runtime": "openvino",
             "version": openvino.__version__.partition("-")[0],
@@ -83,8 +82,8 @@ class OpenVinoBackend:
             "instructions": instruction_set(),
         }
 
-    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+    def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The first output for pixels of shape (rows, *shape)."""
         try:
             request = self._request(len(pixels))
             request.infer([pixels], share_inputs=True)
@@ -113,3 +112,31 @@ class OpenVinoBackend:
         if len(found) != 1 or found[0].rank != wanted.rank or found[0][0].is_static or not found[0].compatible(wanted):
             expected = f"one input (rows, {', '.join(map(str, self.shape))})"
             raise ModelRefused(f"expected {expected} with free rows, found {[str(shape) for shape in found]}")
+
+
+class OpenVinoBackend:
+    """A classifier from an ONNX file that takes noisy [0, 1] pixels, normalisation included in its graph.
+
+    Args:
+        The same as of `OpenVinoNetwork`.
+
+    Raises:
+        BundleError, ModelRefused: as `OpenVinoNetwork`, or its output is not that of a classifier.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        precision: str,
+        shape: tuple[int, int, int],
+        *,
+        parallel: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._network = OpenVinoNetwork(path, precision, shape, parallel=parallel, threads=threads)
+        self.parallel, self.shape, self.identity = self._network.parallel, shape, self._network.identity
+        self.num_classes = count_classes(self)
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+        return self._network.run(pixels)

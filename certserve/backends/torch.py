@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from certserve.backends.architectures import ResidualNetwork, load
+from certserve.backends.autoencoders import AutoencoderNetwork
+from certserve.backends.autoencoders import load as load_autoencoder
 from certserve.backends.checks import count_classes
 from certserve.backends.failures import failure
 from certserve.backends.processor import instruction_set
 from certserve.bundle import Bundle
 from certserve.errors import BundleError
 
-__all__ = ["TorchBackend", "differentiable"]
+__all__ = ["TorchBackend", "differentiable", "differentiable_autoencoder"]
 
 _CUDA_PARALLEL = 4
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,6 +41,20 @@ def differentiable(bundle: Bundle) -> ResidualNetwork:
         f"{bundle.path} has no weights for torch (a .safetensors file), so it has no gradients; a bundle made by "
         "`certserve train` has them"
     )
+
+
+def differentiable_autoencoder(bundle: Bundle, name: str) -> AutoencoderNetwork:
+    """One of the bundle's autoencoders in float32, on the CPU, in evaluation mode.
+
+    Raises:
+        BundleError: the bundle has no such autoencoder, or none with weights for torch.
+    """
+    if bundle.magnet is None:
+        raise BundleError(f"{bundle.path} has no MagNet; make one with `certserve train magnet`")
+    weights = bundle.magnet.autoencoder(name).weights
+    if not weights:
+        raise BundleError(f"{bundle.path}: the autoencoder {name} has no weights for torch, so it has no gradients")
+    return load_autoencoder(bundle.file(weights))
 
 
 class TorchBackend:
