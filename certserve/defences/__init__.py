@@ -1,0 +1,1 @@
+"""What stands around a classifier beside smoothing. None of it is a guarantee."""
