@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
-from certserve.cli.values import read_labels, read_shape
+from certserve.cli.values import read_labels, read_numbers, read_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from certserve.training.classifier import OnProgress, Progress
+    from certserve.training.plan import MagnetPlan
+    from certserve.training.run import OnProgress, Progress
 
 __all__ = ["train"]
 
 _PATH = click.Path(exists=True, path_type=Path)
 _NEW = click.Path(path_type=Path)
+_RECIPE = ("noise", "epochs", "batch", "learning_rate", "threads", "seed")
 
 
 @click.group()
@@ -108,7 +111,92 @@ def classifier(
     )
 
 
-def _reporter(report: Callable[[float, float | None], None], epochs: int) -> OnProgress:
+@train.command()
+@click.option("--bundle", required=True, type=_PATH, help="The bundle that gets the MagNet, a directory.")
+@click.option("--data", "paths", multiple=True, required=True, type=_PATH, help="The classifier's training images.")
+@click.option("--run", "folder", type=_NEW, help="Logs and checkpoints; default: the bundle's name and .magnet.")
+@click.option("--plan", help="mnist, cifar or cifar-bn; default: mnist for grey images, else cifar-bn.")
+@click.option("--noise", type=float, help="Standard deviation, pixels in [0, 1]; default: .1 for mnist, else .025.")
+@click.option("--epochs", type=int, help="Passes over the images; default: 10, for cifar-bn 5.")
+@click.option("--batch", type=int, help="Images in a step; default: 32, for cifar-bn 64.")
+@click.option("--learning-rate", type=float, help="Its largest value; default: .03, for cifar-bn .003.")
+@click.option("--width", type=int, help="Channels of the inner layers; default: 3, for cifar-bn 32.")
+@click.option("--temperatures", help="Of the jsd detectors: 10,40 by default, or none.")
+@click.option("--rate", type=float, help="False-positive rate of each l1 or l2 detector; default: .001 or .005.")
+@click.option("--jsd-rate", type=float, help="False-positive rate of each jsd detector; default: .001 or .01.")
+@click.option("--reformer/--no-reformer", default=True, show_default=True, help="Whether the bundle gets one.")
+@click.option("--held-out", type=float, help="Share of the images no step sees; default: the classifier's, or .1.")
+@click.option("--threads", type=int, help="On a CPU; default: all cores.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides all that is random.")
+@click.option("--trust", is_flag=True, help="Load a bundle whose file can run code of its own (.pt2).")
+@json_option
+@fails_in_one_sentence
+def magnet(
+    bundle: Path,
+    paths: tuple[Path, ...],
+    folder: Path | None,
+    plan: str | None,
+    held_out: float | None,
+    trust: bool,
+    as_json: bool,
+    **changes: Any,
+) -> None:
+    """Train MagNet's autoencoders, calibrate its detectors, and put both into a bundle.
+
+    Give the images that the classifier was trained with: those that its training held out calibrate the detectors. A
+    run that was interrupted is gone on with: give the same command again. MagNet guarantees nothing; an attack that
+    knows of it breaks it.
+
+    \b
+    Example: certserve train magnet --bundle my-bundle --data photos
+    """
+    from certserve.training.magnet import MagnetJob, run
+
+    folder = folder or bundle.resolve().with_name(bundle.resolve().name + ".magnet")
+    job = MagnetJob(bundle, paths, folder, _plan(bundle, plan, changes), held_out, trust)
+    reporters: dict[str, OnProgress] = {}
+    with progress_bar(f"training MagNet of {bundle}") as report:
+        made = run(
+            job,
+            on_progress=lambda name, progress: reporters.setdefault(
+                name, _reporter(report, job.plan.recipe.epochs, f"autoencoder {name}, ")
+            )(progress),
+        )
+    assert made.magnet is not None
+    if as_json:
+        print_json({"path": str(bundle), "run": str(folder), "provenance": dict(made.provenance)})
+        return
+    detectors = ", ".join(f"{detector.name} ({detector.rate:g})" for detector in made.magnet.detectors)
+    stdout().print(
+        f"{bundle} has a MagNet now; logs and plots are in {folder}.\n"
+        f"Detectors and their nominal false-positive rates: {detectors}; together at most {made.magnet.rate:g}.\n"
+        f"Reformer: {'autoencoder ' + made.magnet.reformer if made.magnet.reformer else 'none'}.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _plan(bundle: Path, name: str | None, changes: dict[str, Any]) -> MagnetPlan:
+    """The plan that fits the bundle's images, with what the options change."""
+    from certserve import bundle as bundles
+    from certserve.backends.processor import cores
+    from certserve.training.plan import fill_plan
+
+    plan = fill_plan(name, bundles.read(bundle).shape[0])
+    given = {name: value for name, value in changes.items() if value is not None}
+    given.setdefault("threads", cores())
+    recipe = {name: given.pop(name) for name in _RECIPE if name in given}
+    if "temperatures" in given:
+        given["temperatures"] = _temperatures(given["temperatures"])
+    return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, **recipe), **given)
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    return () if text.strip() == "none" else tuple(read_numbers("--temperatures", text) or ())
+
+
+def _reporter(report: Callable[[float, float | None], None], epochs: int, whose: str = "") -> OnProgress:
     """Moves the bar at every step, and prints a line on standard error at the end of an epoch."""
     printed = 0
 
@@ -117,11 +205,8 @@ def _reporter(report: Callable[[float, float | None], None], epochs: int) -> OnP
         report(progress.step, progress.steps)
         for epoch in progress.epochs[printed:]:
             left = epoch.seconds / epoch.epoch * (epochs - epoch.epoch)
-            click.echo(
-                f"epoch {epoch.epoch} of {epochs}: loss {epoch.loss:.3f}, held-out accuracy under noise "
-                f"{epoch.noisy_accuracy:.3f}, {left / 60:.0f} min left",
-                err=True,
-            )
+            said = f"{whose}epoch {epoch.epoch} of {epochs}: {epoch}, {left / 60:.0f} min left"
+            click.echo(said, err=True)
         printed = len(progress.epochs)
 
     return told
