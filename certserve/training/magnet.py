@@ -116,6 +116,7 @@ def _design(found: Bundle, name: str, width: int) -> AutoencoderDesign:
 def _parts(job: MagnetJob, found: Bundle) -> _Parts:
     geometry = Geometry(*found.shape, found.colour, found.resize)
     data = datasets.read(job.paths, split="train", geometry=geometry, classes=found.labels)
+    data.check(found.shape, found.labels)
     training, held_out = split(data, found.labels, _held(job, found))
     if digest(held_out) not in found.provenance.get("held_out_images", ""):
         _log.warning(

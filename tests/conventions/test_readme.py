@@ -111,7 +111,8 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
-                                   ["models"], ["train", "classifier"], ["quantize"], ["tune"], ["doctor"],
+                                   ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
+                                   ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["secret"], ["secret", "new"],
                                    ["secret", "rotate"], ["secret", "commitment"], ["signing-key"],
                                    ["signing-key", "new"], ["signing-key", "public"]],
