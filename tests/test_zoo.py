@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from certserve import backends, bundle, zoo
@@ -58,3 +59,31 @@ def test_the_default_model_has_samples_named_by_their_label() -> None:
     labels = [label.lower().replace("/", "_").replace(" ", "_") for label in bundle.read(zoo.path_of(None)).labels]
     assert len(zoo.samples()) == 12
     assert all(path.stem.split("_", 1)[1] in labels for path in zoo.samples())
+
+
+@pytest.mark.parametrize("name", zoo.packaged())
+def test_each_has_detectors_that_flag_few_of_what_they_know(name: str) -> None:
+    """White noise is flagged; a MagNet that flags nothing, or that its files do not fit, is noticed."""
+    from certserve.defences.magnet import load_magnet
+
+    found = bundle.read(zoo.path_of(name))
+    magnet = load_magnet(found)
+    noise = np.random.Generator(np.random.PCG64(1)).random((9, *found.shape), dtype=np.float32)
+    verdicts = magnet.detect(noise)
+    assert all(verdict.flagged for verdict in verdicts)
+    assert {d.validation_images for d in verdicts[0].detectors} <= {4500, 4501}
+    assert verdicts[0].rate <= 0.025
+    assert {"magnet_plan", "magnet_training_images", "magnet_calibration_images"} <= set(found.provenance)
+
+
+def test_the_samples_of_the_default_model_are_not_flagged() -> None:
+    from certserve.defences.magnet import load_magnet
+    from certserve.images import EncodedImage, Geometry, ImageFit, Limits, decode
+
+    found = bundle.read(zoo.path_of(None))
+    images = [
+        decode(EncodedImage(path.read_bytes()), Geometry(*found.shape, found.colour, None), ImageFit.EXACT, Limits())
+        for path in zoo.samples()
+    ]
+    verdicts = load_magnet(found).detect(np.stack(images).astype(np.float32) / np.float32(255))
+    assert sum(verdict.flagged for verdict in verdicts) <= 1

@@ -49,14 +49,14 @@ def test_it_is_that_of_scipy(temperature: float, scale: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0, 40.0])
 @pytest.mark.parametrize(("scale", "difference"), [(1, 1e-4), (1, 1), (20, 1), (300, 300), (1e4, 1), (1e4, 1e4)])
-def test_it_is_the_exact_one_to_nine_digits(temperature: float, scale: float, difference: float) -> None:
+def test_it_is_the_exact_one_to_eight_digits(temperature: float, scale: float, difference: float) -> None:
     """Scipy's own cancels where the two are alike; this must not."""
     first = logits(3, scale)
     second = first + logits(3, difference, phase=1.0)
     for row in range(3):
         expected = reference(first[row], second[row], temperature)
         found = jensen_shannon(first[row : row + 1], second[row : row + 1], temperature)
-        assert found[0] == pytest.approx(expected, rel=1e-9)
+        assert found[0] == pytest.approx(expected, rel=1e-8, abs=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0, 40.0])
