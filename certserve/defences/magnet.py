@@ -236,9 +236,11 @@ def _in_batches(run: Callable[[Pixels], Pixels], pixels: Pixels, shapes: Sequenc
     while done < len(pixels):
         left = len(pixels) - done
         rows = next((shape for shape in shapes if shape >= left), shapes[-1])
-        batch = np.zeros((rows, *pixels.shape[1:]), dtype=np.float32)
         count = min(rows, left)
-        batch[:count] = pixels[done : done + count]
+        batch = pixels[done : done + count]
+        if count < rows:
+            filling = np.zeros((rows - count, *pixels.shape[1:]), dtype=np.float32)
+            batch = np.concatenate([batch, filling])
         results.append(run(batch)[:count])
         done += count
     return np.concatenate(results)

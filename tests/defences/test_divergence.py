@@ -35,7 +35,8 @@ def _softmax(row: Logits, temperature: float) -> list[mpmath.mpf]:
 def logits(rows: int, scale: float, phase: float = 0.0) -> Logits:
     """Rows of ten without a random generator."""
     waves = np.sin(phase + 1.7 * np.arange(rows * 10)) * scale
-    return waves.astype(np.float32).reshape(rows, 10)
+    found: Logits = waves.astype(np.float32).reshape(rows, 10)
+    return found
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0, 40.0])

@@ -73,7 +73,8 @@ def classifier() -> LoadedExecution:
 
 def images(count: int, phase: float = 0.0) -> Array:
     waves = 0.5 + 0.5 * np.sin(phase + 0.7 * np.arange(count * 16))
-    return waves.astype(np.float32).reshape(count, *SHAPE)
+    found: Array = waves.astype(np.float32).reshape(count, *SHAPE)
+    return found
 
 
 def expected(classifier: LoadedExecution, x: Array) -> list[npt.NDArray[np.float64]]:

@@ -92,6 +92,7 @@ def test_progress_is_told_after_every_step(run: Run, recipe: Recipe, tmp_path: P
     assert [(each.step, each.steps) for each in told] == [(step, STEPS) for step in range(1, STEPS + 1)]
     assert [len(each.epochs) for each in told] == [0, 0, 1, 1, 1, 2, 2, 2, 3]
     for epoch, written in zip(told[-1].epochs, log.read(tmp_path / "log.tsv"), strict=True):
+        assert isinstance(epoch, Epoch)
         losses = [each.loss for each in told[3 * (epoch.epoch - 1) : 3 * epoch.epoch]]
         assert epoch.loss == pytest.approx(sum(losses) / 3, rel=1e-12)
         assert epoch.learning_rate == recipe.rate(3 * epoch.epoch - 1, STEPS)

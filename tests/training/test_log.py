@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from certserve.training import log
-from certserve.training.log import Epoch
+from certserve.training.log import Epoch, Fitted
 
 EPOCHS = [Epoch(1, 2.5, 0.125, 0.1, 3.0), Epoch(2, 1.23456, 0.5, 0.05, 7.0), Epoch(3, 0.75, 0.875, 1.25e-07, 11.0)]
 
@@ -47,3 +47,16 @@ def test_the_picture_is_a_png_of_both_curves(tmp_path: Path, count: int) -> None
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     assert (blue > red + 60).any()
     assert (green > blue + 60).any()
+
+
+def test_an_autoencoder_s_log_is_read_as_it_was_written_and_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    epochs = [Fitted(1, 0.5, 0.25, 0.03, 3.0), Fitted(2, 0.125, 1e-4, 0.01, 7.0)]
+    log.write(tmp_path / "log.tsv", epochs, Fitted)
+    assert log.read_fit(tmp_path / "log.tsv") == epochs
+    first = (tmp_path / "log.tsv").read_text(encoding="utf-8").split("\n")[0]
+    assert first == "epoch\tloss\tvalidation_loss\tlearning_rate\tseconds"
+    log.plot_fit(epochs, tmp_path / "log.png")
+    with Image.open(tmp_path / "log.png") as picture:
+        assert picture.format == "PNG"
+    assert str(epochs[1]) == "mean squared error 0.12500, of validation images 0.00010"
