@@ -13,23 +13,14 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from certserve.attacks.goals import Goal, check
 from certserve.attacks.losses import Classifier, smoothed_cross_entropy
 from certserve.attacks.norms import Norm
 from certserve.attacks.steps import project, scaled, steepest, uniform
 
-__all__ = ["PGD", "Goal", "Start", "pgd"]
+__all__ = ["PGD", "Start", "fgsm", "pgd"]
 
 _RELATIVE_SLACK, _PIXEL_SLACK = 2.0**-30, 2.0**-50  # far above what float64 rounds off, a change or a pixel
-
-
-class Goal(StrEnum):
-    """What the labels are to the attack."""
-
-    LEAVE = "leave"
-    """The answers to be changed, to any other."""
-
-    REACH = "reach"
-    """The answers to be got."""
 
 
 class Start(StrEnum):
@@ -73,6 +64,14 @@ class PGD:
             raise ValueError(f"expected a noise level of 0 or more, not {self.sigma}")
         if self.sigma == 0.0 and self.draws != 1:
             raise ValueError(f"without noise all draws are one: expected draws = 1, not {self.draws}")
+
+
+def fgsm(norm: Norm, goal: Goal = Goal.LEAVE) -> PGD:
+    """Return the fast gradient method: one step as long as the ball allows, on the classifier itself.
+
+    References: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples", section 4, for Linf.
+    """
+    return PGD(norm=norm, steps=1, step=1.0, sigma=0.0, draws=1, goal=goal)
 
 
 def pgd(
@@ -130,12 +129,8 @@ def _gradient(classifier: Classifier, points: Tensor, labels: Tensor, how: PGD, 
 
 
 def _check(images: Tensor, labels: Tensor, epsilon: Tensor) -> None:
-    if images.ndim < 2 or not len(images) or not images.is_floating_point():
-        raise ValueError(f"expected floating images (batch, *input), not {images.dtype} {tuple(images.shape)}")
-    if not bool(((images >= 0.0) & (images <= 1.0)).all()):
-        raise ValueError("expected images in [0, 1]")
-    if labels.shape != images.shape[:1] or epsilon.shape != images.shape[:1]:
-        shapes = f"{tuple(labels.shape)} and {tuple(epsilon.shape)}"
-        raise ValueError(f"expected a label and an epsilon for each of {len(images)} images, not {shapes}")
+    check(images, labels)
+    if epsilon.shape != images.shape[:1]:
+        raise ValueError(f"expected an epsilon for each of {len(images)} images, not {tuple(epsilon.shape)}")
     if not bool(((epsilon >= 0.0) & torch.isfinite(epsilon)).all()):
         raise ValueError("expected every epsilon to be 0 or more")

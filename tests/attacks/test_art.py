@@ -13,8 +13,9 @@ with warnings.catch_warnings():
     evasion = pytest.importorskip("art.attacks.evasion")
     classification = pytest.importorskip("art.estimators.classification")
 
-from certserve.attacks.norms import Norm  # noqa: E402 (after the checks)
-from certserve.attacks.pgd import PGD, Goal, pgd  # noqa: E402
+from certserve.attacks.goals import Goal  # noqa: E402 (after the checks)
+from certserve.attacks.norms import Norm  # noqa: E402
+from certserve.attacks.pgd import PGD, pgd  # noqa: E402
 
 SHAPE, CLASSES = (3, 4, 4), 5
 

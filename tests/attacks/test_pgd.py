@@ -13,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402 (after the check that torch is there)
 
+from certserve.attacks.goals import Goal  # noqa: E402
 from certserve.attacks.norms import Norm  # noqa: E402
-from certserve.attacks.pgd import PGD, Goal, Start, pgd  # noqa: E402
+from certserve.attacks.pgd import PGD, Start, fgsm, pgd  # noqa: E402
 
 SHAPE = (3, 4, 4)
 NORMS = (Norm.L2, Norm.LINF)
@@ -142,6 +143,25 @@ def test_the_first_step_is_as_long_as_asked() -> None:
                    how=dataclasses.replace(PLAIN, steps=1), generator=generator())  # fmt: skip
     length = (attacked - images).flatten(1).square().sum(1).sqrt()
     assert length.tolist() == pytest.approx([0.3 * 0.2] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_fast_gradient_method_goes_all_the_way_along_the_first_gradient(norm: Norm) -> None:
+    seen: list[Tensor] = []
+
+    def watched(rows: Tensor) -> Tensor:
+        seen.append(rows.detach())
+        return HalfSpace()(rows)
+
+    images = middling(2)
+    attacked = pgd(
+        watched, images, torch.tensor([1, 1]), epsilon=every(0.1, images), how=fgsm(norm, Goal.REACH),
+        generator=generator(),
+    )  # fmt: skip
+    best = WEIGHTS.sign() if norm is Norm.LINF else WEIGHTS / WEIGHTS.square().sum().sqrt()
+    torch.testing.assert_close(attacked - images, (0.1 * best).expand_as(images), rtol=1e-6, atol=1e-9)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], images)
 
 
 @pytest.mark.parametrize("start", Start)
