@@ -1,4 +1,4 @@
-"""The expected loss is the logarithm of a mean, and its gradient is that of the formula."""
+"""The expected loss is the logarithm of a mean, its gradient that of the formula; the margin is one of logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402 (after the check that torch is there)
 
-from certserve.attacks.losses import smoothed_cross_entropy  # noqa: E402
+from certserve.attacks.goals import Goal  # noqa: E402
+from certserve.attacks.losses import logit_margin, smoothed_cross_entropy  # noqa: E402
 
 DRAWS, BATCH, PIXELS, CLASSES = 5, 3, 6, 4
 
@@ -66,3 +67,18 @@ def test_probabilities_too_small_for_a_float_have_a_gradient() -> None:
     )
     (gradient,) = torch.autograd.grad(loss.sum(), points)
     assert (loss.detach().item(), gradient.item()) == (1000.0, pytest.approx(-2.0, rel=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("goal", "labels", "margins"),
+    [(Goal.LEAVE, [0, 2, 1], [3.0, -6.0, 0.0]), (Goal.REACH, [0, 2, 1], [-3.0, 6.0, 0.0])],
+)
+def test_the_margin_is_to_the_largest_other(goal: Goal, labels: list[int], margins: list[float]) -> None:
+    logits = torch.tensor([[4.0, -2.0, 1.0], [5.0, 0.0, -1.0], [7.0, 7.0, 2.0]])
+    assert logit_margin(logits, torch.tensor(labels), goal).tolist() == margins
+
+
+def test_the_margin_moves_two_logits() -> None:
+    logits = torch.tensor([[4.0, -2.0, 1.0]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(logit_margin(logits, torch.tensor([0]), Goal.LEAVE).sum(), logits)
+    assert gradient.tolist() == [[1.0, 0.0, -1.0]]
