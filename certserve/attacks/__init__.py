@@ -1,1 +1,1 @@
-"""Attacks on smoothed classifiers, by gradients of the network: what a certificate is tried against. Needs torch."""
+"""Attacks by gradients of a network: what certificates and defences are tried against. Needs torch."""
