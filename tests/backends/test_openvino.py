@@ -67,7 +67,7 @@ def test_a_failure_is_a_failure_of_the_backend(
     def fails(rows: int) -> None:
         raise RuntimeError(f"no memory for {rows}")
 
-    monkeypatch.setattr(backend, "_compile", fails)
+    monkeypatch.setattr(backend._network, "_compile", fails)
     with pytest.raises(BackendFailed, match="batch of 3 rows: no memory for 3"):
         backend.logits(probe_pixels(models.SHAPE, 3, 0.25))
 
