@@ -11,8 +11,8 @@
     product                 how fast OpenVINO multiplies large matrices at that precision, as draws of this network:
                             what the processor can do
 
-The contestants take turns, so that a machine whose speed drifts slows all of them; the figures to quote are the ratios
-of one round. Each row names every parameter, the versions and the processor. Writes PREFIX.tsv and PREFIX.json.
+The contestants take turns, every other round in reverse, so that a machine whose speed drifts slows all of them; the
+figures to quote are the ratios of one round. Each row names every parameter, the versions and the processor. Writes PREFIX.tsv and PREFIX.json.
 """
 
 from __future__ import annotations
@@ -214,7 +214,8 @@ def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[R
     with ExitStack() as stack:
         made = contestants(found, executions, stack)
         for turn in range(rounds + 1):
-            for (name, execution), run in made.items():
+            order = list(made.items())
+            for (name, execution), run in order if turn % 2 else reversed(order):
                 slow = name.startswith("eager") or name == "art"
                 rate = run(max(1000, n // 5) if slow else n)
                 if turn:  # the first round warms up
