@@ -12,7 +12,8 @@
                             what the processor can do
 
 The contestants take turns, every other round in reverse, so that a machine whose speed drifts slows all of them; the
-figures to quote are the ratios of one round. Each row names every parameter, the versions and the processor. Writes PREFIX.tsv and PREFIX.json.
+figures to quote are the ratios of one round. Each row names every parameter, the versions and the processor. Writes
+PREFIX.tsv and PREFIX.json.
 """
 
 from __future__ import annotations
