@@ -14,20 +14,33 @@ import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from certserve.endpoints.answers import Reformation
 from certserve.endpoints.requests import (
     AnyImage,
+    AnyImages,
     CertifyArguments,
     CertifyRequest,
+    DetectRequest,
     ModelInfo,
     PredictArguments,
     PredictRequest,
+    ReformRequest,
     as_image,
+    as_images,
 )
 from certserve.errors import CertserveError, Unavailable
+from certserve.images import ImageFit
 from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
+from certserve.smoothing.verdicts import Verdict
 from certserve.v1 import certserve_pb2 as pb
 from certserve.v1.certserve_pb2_grpc import CertServeStub
 from certserve.wire.errors import from_status
+from certserve.wire.magnet import (
+    detect_request_to_wire,
+    reform_request_to_wire,
+    reformations_from_wire,
+    verdicts_from_wire,
+)
 from certserve.wire.many import certify_many_reply_from_wire
 from certserve.wire.outcomes import certify_outcome_from_wire, predict_outcome_from_wire
 from certserve.wire.requests import certify_request_to_wire, model_from_wire, predict_request_to_wire
@@ -123,6 +136,37 @@ class Client:
 
         for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
             yield certify_many_reply_from_wire(reply)
+
+    def detect(
+        self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT
+    ) -> tuple[Verdict, ...]:
+        """What the detectors say of an image, or of each of up to 256; no guarantee follows from it.
+
+        Args:
+            timeout: seconds after which to give up; None: never. model: its name; empty for the default one.
+            fit: what to do with an image of another size.
+
+        Raises:
+            Infeasible: the model has none. CertserveError: see `certserve.errors`.
+        """
+        message = detect_request_to_wire(DetectRequest(images=as_images(images, fit), model=model))
+        return verdicts_from_wire(self._call(self._stub.Detect, message, timeout))
+
+    def reform(
+        self,
+        images: AnyImages,
+        *,
+        timeout: float | None = None,
+        model: str = "",
+        fit: ImageFit = ImageFit.EXACT,
+        png: bool = False,
+    ) -> tuple[Reformation, ...]:
+        """An image after the reformer, or each of up to 256, with the base classifier's answers before and after.
+
+        No guarantee follows from it. The rest as for `detect`; `png`: as PNG files too.
+        """
+        message = reform_request_to_wire(ReformRequest(images=as_images(images, fit), model=model, png=png))
+        return reformations_from_wire(self._call(self._stub.Reform, message, timeout))
 
     def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""
@@ -225,6 +269,26 @@ class AsyncClient:
 
         async for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
             yield certify_many_reply_from_wire(reply)
+
+    async def detect(
+        self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT
+    ) -> tuple[Verdict, ...]:
+        """As `Client.detect`."""
+        message = detect_request_to_wire(DetectRequest(images=as_images(images, fit), model=model))
+        return verdicts_from_wire(await self._call(self._stub.Detect, message, timeout))
+
+    async def reform(
+        self,
+        images: AnyImages,
+        *,
+        timeout: float | None = None,
+        model: str = "",
+        fit: ImageFit = ImageFit.EXACT,
+        png: bool = False,
+    ) -> tuple[Reformation, ...]:
+        """As `Client.reform`."""
+        message = reform_request_to_wire(ReformRequest(images=as_images(images, fit), model=model, png=png))
+        return reformations_from_wire(await self._call(self._stub.Reform, message, timeout))
 
     async def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""

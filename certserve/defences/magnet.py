@@ -9,68 +9,40 @@ References:
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from certserve import backends
-from certserve.backends import Backend, LoadedExecution
+from certserve.backends import Backend, ExecutionFacts, LoadedExecution
+from certserve.backends.checks import check_rows, fingerprint
 from certserve.backends.choice import ranked
 from certserve.backends.reconstruction import LoadedAutoencoder, load_autoencoder
 from certserve.bundle import Bundle, Detector
 from certserve.defences.calibration import Calibration
 from certserve.defences.divergence import jensen_shannon
 from certserve.errors import BundleError
+from certserve.smoothing.verdicts import DetectorVerdict, Verdict
 
-__all__ = ["DetectorVerdict", "LoadedMagnet", "Reformed", "Verdict", "classifier_of", "load_magnet", "reform", "scores"]
+__all__ = [
+    "REFORMED",
+    "DetectorVerdict",
+    "LoadedMagnet",
+    "Reformed",
+    "Verdict",
+    "classifier_of",
+    "load_magnet",
+    "reform",
+    "reformed",
+    "run_rows",
+    "scores",
+]
 
 Pixels = npt.NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class DetectorVerdict:
-    """What one detector says of an image.
-
-    Attributes:
-        name: as "l2-I". score: the higher, the more unusual. threshold: what it must exceed to be flagged.
-        p_value: (1 + validation images with such a score or a higher one) / (1 + validation images); for images like
-            those, at most t with probability at most t.
-        rate: the nominal false-positive rate; flagged says whether the p-value is at most that.
-        validation_images: how many the detector was calibrated with.
-    """
-
-    name: str
-    score: float
-    threshold: float
-    p_value: float
-    flagged: bool
-    rate: float
-    validation_images: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What all detectors say of an image: it is flagged where one of them flags it."""
-
-    detectors: tuple[DetectorVerdict, ...]
-
-    @property
-    def flagged(self) -> bool:
-        """Whether any detector flags it."""
-        return any(detector.flagged for detector in self.detectors)
-
-    @property
-    def p_value(self) -> float:
-        """The smallest p-value times the number of detectors (Bonferroni), at most 1."""
-        return min(1.0, len(self.detectors) * min(detector.p_value for detector in self.detectors))
-
-    @property
-    def rate(self) -> float:
-        """The nominal false-positive rate of all together: the sum, by the union bound."""
-        return min(1.0, math.fsum(detector.rate for detector in self.detectors))
+REFORMED = "reformed-"
+"""The name of an execution whose base classifier is `Reformed` begins with it."""
 
 
 class LoadedMagnet:
@@ -128,10 +100,32 @@ class Reformed:
         return self._backend.logits(np.clip(self._reformer.reconstruct(pixels), 0.0, 1.0))
 
 
-def load_magnet(bundle: Bundle, *, trust: bool = False) -> LoadedMagnet:
+def reformed(bundle: Bundle, classifier: LoadedExecution) -> LoadedExecution:
+    """The classifier after the bundle's reformer, checked anew, with a name and a fingerprint of its own.
+
+    Raises:
+        BundleError: the bundle has no reformer. ModelRefused: both together are no base classifier.
+    """
+    if bundle.magnet is None or not bundle.magnet.reformer:
+        raise BundleError(
+            f"{bundle.path} has no reformer; make one with `certserve train magnet --bundle {bundle.path}`"
+        )
+    entry = bundle.magnet.autoencoder(bundle.magnet.reformer)
+    backend = Reformed(classifier.backend, load_autoencoder(bundle, entry))
+    rows = check_rows(backend, max(bundle.sigmas))
+    files = f"{classifier.fingerprint} after {bundle.digests[entry.file]}"
+    name = REFORMED + classifier.name
+    facts = ExecutionFacts(
+        name, backend.identity, rows.shapes, backend.parallel, fingerprint(files, backend.identity, rows)
+    )
+    return LoadedExecution(backend, facts)
+
+
+def load_magnet(bundle: Bundle, *, trust: bool = False, serving: LoadedExecution | None = None) -> LoadedMagnet:
     """The bundle's MagNet.
 
     Args:
+        serving: an execution of the classifier that is loaded already: it is used, where its precision is the one.
         trust: as in `certserve.backends.load`, for the classifier that divergences need.
 
     Raises:
@@ -144,7 +138,11 @@ def load_magnet(bundle: Bundle, *, trust: bool = False) -> LoadedMagnet:
     detectors = [(detector, _calibration(bundle, detector)) for detector in magnet.detectors]
     autoencoders = {entry.name: load_autoencoder(bundle, entry) for entry in magnet.autoencoders}
     compared = any(detector.kind == "jsd" for detector in magnet.detectors)
-    classifier = classifier_of(bundle, magnet.precision, trust=trust) if compared else None
+    classifier = None
+    if compared and serving is not None and serving.facts.identity.get("precision") == magnet.precision:
+        classifier = serving
+    elif compared:
+        classifier = classifier_of(bundle, magnet.precision, trust=trust)
     return LoadedMagnet(autoencoders, detectors, magnet.reformer or None, classifier)
 
 
@@ -165,7 +163,7 @@ def classifier_of(bundle: Bundle, precision: str, *, trust: bool = False) -> Loa
 
 def reform(reformer: LoadedAutoencoder, pixels: Pixels) -> Pixels:
     """The images that the reformer makes of pixels in [0, 1], (rows, *shape), clipped to [0, 1]."""
-    return np.clip(_in_batches(reformer.reconstruct, pixels, reformer.shapes), 0.0, 1.0)
+    return np.clip(run_rows(reformer.reconstruct, pixels, reformer.shapes), 0.0, 1.0)
 
 
 def scores(
@@ -181,7 +179,7 @@ def scores(
     """
     needed = {detector.autoencoder for detector in detectors}
     images = {
-        name: _in_batches(entry.reconstruct, pixels, entry.shapes)
+        name: run_rows(entry.reconstruct, pixels, entry.shapes)
         for name, entry in autoencoders.items()
         if name in needed
     }
@@ -190,8 +188,8 @@ def scores(
     if compared:
         assert classifier is not None
         run, shapes = classifier.backend.logits, classifier.shapes
-        logits = {name: _in_batches(run, images[name], shapes) for name in compared}
-        logits[""] = _in_batches(run, pixels, shapes)
+        logits = {name: run_rows(run, images[name], shapes) for name in compared}
+        logits[""] = run_rows(run, pixels, shapes)
     found = []
     for detector in detectors:
         if detector.temperature is not None:
@@ -230,7 +228,7 @@ def _verdicts(detector: Detector, calibration: Calibration, values: npt.NDArray[
     ]
 
 
-def _in_batches(run: Callable[[Pixels], Pixels], pixels: Pixels, shapes: Sequence[int]) -> Pixels:
+def run_rows(run: Callable[[Pixels], Pixels], pixels: Pixels, shapes: Sequence[int]) -> Pixels:
     """The rows' results, run in the given numbers of rows alone; a last, smaller batch is filled up with zeros."""
     results, done = [], 0
     while done < len(pixels):

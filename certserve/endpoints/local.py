@@ -11,21 +11,28 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from certserve.endpoints.answers import Reformation
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.requests import (
     AnyImage,
+    AnyImages,
     CertifyArguments,
     CertifyRequest,
+    DetectRequest,
     ModelInfo,
     PredictArguments,
     PredictRequest,
+    ReformRequest,
     as_image,
+    as_images,
 )
 from certserve.endpoints.service import Service, running
 from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
 from certserve.errors import Unavailable
+from certserve.images import ImageFit
 from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
+from certserve.smoothing.verdicts import Verdict
 from certserve.zoo import path_of
 
 __all__ = ["LocalModel", "open_model"]
@@ -38,6 +45,7 @@ def open_model(
     *,
     execution: str | None = None,
     trust: bool = False,
+    reform: bool = False,
     key_source: Secret | None = None,
 ) -> LocalModel:
     """A model to be asked in this process: a bundle's directory, or the name of a packaged one.
@@ -46,13 +54,15 @@ def open_model(
         bundle: default: the packaged default model.
         execution: which of the bundle's, by name; default: as `certserve.backends.choice` says.
         trust: allow a bundle whose file is a program that can run code of its own (torch.export).
+        reform: put the bundle's reformer before the classifier, as part of the model that is smoothed: noise, reform,
+            classify. What is certified is then about that execution, and about the image as it is given.
         key_source: the secret that keys the noise; default: a fresh one from the operating system.
 
     Raises:
         BundleError: the bundle is incomplete, damaged or not understood.
         ModelRefused: the model is no base classifier for smoothing.
     """
-    loaded = LoadedModel.read(path_of(bundle), execution=execution, trust=trust)
+    loaded = LoadedModel.read(path_of(bundle), execution=execution, trust=trust, reform=reform)
     return LocalModel(loaded, key_source or Secret.fresh())
 
 
@@ -126,6 +136,37 @@ class LocalModel:
         finally:
             self._wait(replies.aclose())
 
+    def detect(
+        self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT
+    ) -> tuple[Verdict, ...]:
+        """What the detectors say of an image, or of each of up to 256; no guarantee follows from it.
+
+        Args:
+            timeout: seconds after which to give up; None: never. model: its name; empty for the default one.
+            fit: what to do with an image of another size.
+
+        Raises:
+            Infeasible: the model has none. CertserveError: see `certserve.errors`.
+        """
+        request = DetectRequest(images=as_images(images, fit), model=model)
+        return self._wait(self._open.magnet.detect(request, timeout=timeout))
+
+    def reform(
+        self,
+        images: AnyImages,
+        *,
+        timeout: float | None = None,
+        model: str = "",
+        fit: ImageFit = ImageFit.EXACT,
+        png: bool = False,
+    ) -> tuple[Reformation, ...]:
+        """An image after the reformer, or each of up to 256, with the base classifier's answers before and after.
+
+        No guarantee follows from it. The rest as for `detect`; `png`: as PNG files too.
+        """
+        request = ReformRequest(images=as_images(images, fit), model=model, png=png)
+        return self._wait(self._open.magnet.reform(request, timeout=timeout))
+
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The one model there is."""
         return self._endpoints.list_models()
@@ -159,10 +200,14 @@ class LocalModel:
         self.close()
 
     @property
-    def _endpoints(self) -> SmoothingEndpoints:
+    def _open(self) -> Service:
         if self._closed:
             raise Unavailable("This model was closed; open it again.")
-        return self._service.smoothing
+        return self._service
+
+    @property
+    def _endpoints(self) -> SmoothingEndpoints:
+        return self._open.smoothing
 
     async def _end(self) -> None:
         await self._stack.aclose()

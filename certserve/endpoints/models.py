@@ -11,19 +11,22 @@ from pathlib import Path
 from certserve import backends, bundle
 from certserve.backends import ExecutionFacts
 from certserve.bundle import Bundle
+from certserve.defences.magnet import REFORMED, reformed
+from certserve.defences.questions import MagnetAnswers
 from certserve.endpoints.epochs import Epochs
-from certserve.endpoints.requests import ExecutionInfo, ModelInfo
+from certserve.endpoints.requests import DetectorInfo, ExecutionInfo, MagnetInfo, ModelInfo
 from certserve.endpoints.signatures import SigningKey
 from certserve.errors import BundleError, ModelNotFound
 from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
 from certserve.sampling.engine import Engine
-from certserve.sampling.executor import Executor, ThreadExecutor
+from certserve.sampling.executor import Executor, ThreadExecutor, Worker
 from certserve.sampling.process import ProcessExecutor
+from certserve.sampling.questions import Questions
 from certserve.sampling.sampler import Sampler
 from certserve.smoothing.bounds import LARGEST_N
 
-__all__ = ["LoadedModel", "Models", "ServedModel"]
+__all__ = ["LoadedModel", "Models", "ServedModel", "magnet_info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +39,27 @@ class LoadedModel:
 
     @classmethod
     def read(
-        cls, path: Path, *, execution: str | None = None, trust: bool = False, isolate: bool = False
+        cls,
+        path: Path,
+        *,
+        execution: str | None = None,
+        trust: bool = False,
+        isolate: bool = False,
+        reform: bool = False,
+        ready: bool = False,
     ) -> LoadedModel:
         """Read, load and check a bundle; the noise tables of its sigmas are made ready.
 
         Args:
-            execution: by name; default: as `certserve.backends.choice` says.
+            execution: by name; default: as `certserve.backends.choice` says. "reformed-" before a name: as `reform`.
             trust: allow files that can run code of their own.
             isolate: load and run it in a process of its own; it then serves once, and a bundle that is replaced
                 on disk meanwhile is not taken up.
+            reform: make the classifier after the bundle's reformer the base classifier: noise, reform, classify.
+            ready: load detectors and reformer now, not when they are first asked.
 
         Raises:
-            BundleError: the bundle is incomplete, damaged or not understood, or needs trust.
+            BundleError: the bundle is incomplete, damaged or not understood, needs trust, or has no reformer.
             ModelRefused: the model is no base classifier for smoothing.
             BackendFailed: its process did not come up.
         """
@@ -56,21 +68,29 @@ class LoadedModel:
             raise BundleError(f"{path}: sigma is in units of pixels in [0, 1], at most {LARGEST_SIGMA:g}")
         for sigma in found.sigmas:
             rounded_gaussian(sigma)
+        name = REFORMED + (execution or "") if reform and not (execution or "").startswith(REFORMED) else execution
         if isolate:
-            process = ProcessExecutor(partial(_sampler, path, execution, trust))
+            process = ProcessExecutor(partial(_worker, path, name, trust, ready))
             assert isinstance(process.known, ExecutionFacts)
-            process.make_again_by(partial(_sampler, path, process.known.name, trust))
+            process.make_again_by(partial(_worker, path, process.known.name, trust, ready))
             return cls(found, process.known, lambda device: process)
-        sampler, facts = _sampler(path, execution, trust)
-        return cls(found, facts, lambda device: ThreadExecutor(sampler, device))
+        sampler, facts, answer = _worker(path, name, trust, ready)
+        assert isinstance(facts, ExecutionFacts)
+        return cls(found, facts, lambda device: ThreadExecutor(sampler, device, answer))
 
 
-def _sampler(path: Path, execution: str | None, trust: bool) -> tuple[Sampler, ExecutionFacts]:
-    """The sampler of a bundle's execution, and what is known of it."""
+def _worker(path: Path, execution: str | None, trust: bool, ready: bool) -> Worker:
+    """What runs a bundle's execution, what is known of it, and what asks its MagNet."""
     found = bundle.read(path)
-    chosen = None if execution is None else found.execution(execution)
-    loaded = backends.load(found, chosen, trust=trust)
-    return Sampler(loaded.backend, loaded.shapes, loaded.backend.parallel), loaded.facts
+    name = execution.removeprefix(REFORMED) if execution else ""
+    classifier = backends.load(found, found.execution(name) if name else None, trust=trust)
+    serving = classifier
+    if execution and execution.startswith(REFORMED):
+        serving = reformed(found, classifier)
+    magnet = MagnetAnswers(found, classifier, trust=trust)
+    if ready and found.magnet is not None:
+        magnet.load()
+    return Worker(Sampler(serving.backend, serving.shapes, serving.backend.parallel), serving.facts, magnet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +100,7 @@ class ServedModel:
     bundle: Bundle
     execution: ExecutionFacts
     engine: Engine
+    questions: Questions
     epochs: Epochs
     signing_key: SigningKey | None
     largest_n: int
@@ -114,7 +135,17 @@ class ServedModel:
             ),
             commitment=self.epochs.current.commitment,
             public_key=self.signing_key.public_key if self.signing_key else b"",
+            magnet=magnet_info(found),
         )
+
+
+def magnet_info(found: Bundle) -> MagnetInfo | None:
+    """What callers may know of a bundle's detectors and reformer; None where it has none."""
+    magnet = found.magnet
+    if magnet is None:
+        return None
+    detectors = tuple(DetectorInfo(detector.name, detector.rate) for detector in magnet.detectors)
+    return MagnetInfo(detectors, magnet.rate, magnet.reformer)
 
 
 class Models:
@@ -151,9 +182,11 @@ class Models:
 
     async def __aenter__(self) -> Models:
         for model in self._loaded:
-            engine = Engine(model.executor(self._device))
+            executor = model.executor(self._device)
+            engine = Engine(executor)
+            questions = Questions(engine, executor)
             self._served[model.bundle.name] = ServedModel(
-                model.bundle, model.execution, engine, self.epochs, self._signing_key, self._largest_n
+                model.bundle, model.execution, engine, questions, self.epochs, self._signing_key, self._largest_n
             )
         return self
 

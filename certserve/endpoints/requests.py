@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
@@ -13,24 +13,37 @@ import numpy as np
 
 from certserve.bundle import Defaults
 from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
-from certserve.errors import Violation
+from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
 from certserve.smoothing.outcomes import Bound
 
 __all__ = [
     "AnyImage",
+    "AnyImages",
     "CertifyArguments",
     "CertifyRequest",
+    "DetectRequest",
+    "DetectorInfo",
     "ExecutionInfo",
+    "FittedImage",
+    "MagnetInfo",
     "ModelInfo",
     "PredictArguments",
     "PredictRequest",
+    "ReformRequest",
     "as_image",
+    "as_images",
 ]
 
 AnyImage: TypeAlias = "ImageInput | bytes | str | os.PathLike[str] | np.ndarray[Any, Any]"
 """An encoded file's bytes or path, or an array of shape (channels, height, width), uint8 or float32 in [0, 1]."""
+
+
+AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"
+"""One image, or several; an array of four axes is several."""
+
+Request: TypeAlias = "PredictRequest | CertifyRequest | DetectRequest | ReformRequest"
 
 
 def as_image(image: AnyImage) -> ImageInput:
@@ -51,7 +64,30 @@ def as_image(image: AnyImage) -> ImageInput:
     raise TypeError(f"expected an image as bytes, a path or a numpy array, not {type(image).__name__}")
 
 
-def _normalise(request: PredictRequest | CertifyRequest, kinds: Mapping[str, Callable[[Any], Any]]) -> None:
+@dataclass(frozen=True, slots=True)
+class FittedImage:
+    """One of several images, None where the message was wrong, and what to do with one of another size."""
+
+    image: ImageInput | None
+    fit: ImageFit = ImageFit.EXACT
+
+
+def as_images(images: AnyImages, fit: ImageFit = ImageFit.EXACT) -> tuple[FittedImage, ...]:
+    """One image or several as a request carries them.
+
+    Raises:
+        InvalidRequest: the fit is none. OSError, TypeError: as `as_image`.
+    """
+    if fit not in tuple(ImageFit):
+        raise InvalidRequest([Violation("fit", f"{fit!r:.100} is not {_EXPECTED['fit']}")])
+    several = isinstance(images, Iterable) and not isinstance(images, EncodedImage | RawImage | bytes | str)
+    if isinstance(images, np.ndarray):
+        several = images.ndim > 3
+    listed: Any = images if several else (images,)
+    return tuple(FittedImage(as_image(image), ImageFit(fit)) for image in listed)
+
+
+def _normalise(request: Request, kinds: Mapping[str, Callable[[Any], Any]]) -> None:
     """Give every field its exact type, so that equal questions are one question, whatever Python type asked it.
 
     What cannot be converted is left out and named in `malformed`.
@@ -86,6 +122,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _truth(value: Any) -> bool:
+    if value not in (True, False):
+        raise TypeError("not a truth value")
+    return bool(value)
+
+
 def _bytes(value: Any) -> bytes:
     return bytes(memoryview(value))
 
@@ -99,7 +141,7 @@ def _one_of(*kinds: type) -> Callable[[Any], Any]:
     return check
 
 
-_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce"})
+_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce", "guard", "png"})
 _EXPECTED = {
     "model": "a name",
     "fit": "one of " + ", ".join(ImageFit),
@@ -112,6 +154,8 @@ _EXPECTED = {
     "arithmetic": "one of " + ", ".join(Arithmetic),
     "time_budget": "a number of seconds",
     "nonce": "bytes",
+    "guard": "True or False",
+    "png": "True or False",
 }
 _FIXED = FixedPlan()
 _KINDS: Mapping[str, Callable[[Any], Any]] = {
@@ -124,6 +168,7 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
     "time_budget": _real,
     "arithmetic": Arithmetic,
     "nonce": _bytes,
+    "guard": _truth,
 }
 _PREDICT_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, AnytimePlan)}
 _CERTIFY_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, TargetPlan, LooksPlan), "bound": Bound}
@@ -142,6 +187,7 @@ class PredictArguments(TypedDict, total=False):
     time_budget: float | None
     arithmetic: Arithmetic | None
     nonce: bytes
+    guard: bool
 
 
 class CertifyArguments(TypedDict, total=False):
@@ -158,6 +204,7 @@ class CertifyArguments(TypedDict, total=False):
     time_budget: float | None
     arithmetic: Arithmetic | None
     nonce: bytes
+    guard: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +217,7 @@ class PredictRequest:
         plan: FixedPlan, or AnytimePlan, which takes n0 selection draws too.
         time_budget: seconds from receipt, > 0, after which the answer is `Undecided`; None: no limit.
         arithmetic: None: grid where the input allows it. nonce: at most 64 bytes; another one, another question.
+        guard: ask the model's detectors first, and where they flag the image draw nothing: the answer is `Rejected`.
         malformed: what the transport found wrong, to be named with everything else.
     """
 
@@ -184,6 +232,7 @@ class PredictRequest:
     time_budget: float | None = None
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
+    guard: bool = False
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -214,10 +263,36 @@ class CertifyRequest:
     time_budget: float | None = None
     arithmetic: Arithmetic | None = None
     nonce: bytes = b""
+    guard: bool = False
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
         _normalise(self, _CERTIFY_KINDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectRequest:
+    """A question to the detectors: 1 to 256 images, the model's name (empty: the default one); see `PredictRequest`."""
+
+    images: tuple[FittedImage, ...]
+    model: str = ""
+    malformed: tuple[Violation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _normalise(self, {"model": _text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReformRequest:
+    """A question to the reformer: as `DetectRequest`; `png`: send the images as PNG files too."""
+
+    images: tuple[FittedImage, ...]
+    model: str = ""
+    png: bool = False
+    malformed: tuple[Violation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _normalise(self, {"model": _text, "png": _truth})
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +305,23 @@ class ExecutionInfo:
     device: str
     fingerprint: str
     batch_shapes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorInfo:
+    """A detector of a model: its name and its nominal false-positive rate."""
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class MagnetInfo:
+    """What a model detects and reforms with: `rate` of all detectors together, the reformer's name or ""."""
+
+    detectors: tuple[DetectorInfo, ...]
+    rate: float
+    reformer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,3 +341,4 @@ class ModelInfo:
     execution: ExecutionInfo
     commitment: str
     public_key: bytes = b""
+    magnet: MagnetInfo | None = None

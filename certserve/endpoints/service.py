@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from certserve.endpoints.epochs import Epochs
+from certserve.endpoints.magnet import MagnetEndpoints
 from certserve.endpoints.models import LoadedModel, Models
 from certserve.endpoints.signatures import SigningKey
 from certserve.endpoints.smoothing import SmoothingEndpoints
@@ -26,6 +27,7 @@ class Service:
 
     models: Models
     smoothing: SmoothingEndpoints
+    magnet: MagnetEndpoints
 
 
 @asynccontextmanager
@@ -41,6 +43,8 @@ async def running(
     decoder = ThreadPoolExecutor(_DECODERS, thread_name_prefix="certserve-decode")
     try:
         async with Models(loaded, Epochs(secret), signing_key=signing_key, largest_n=largest_n) as models:
-            yield Service(models, SmoothingEndpoints(models, decoder, limits or Limits()))
+            limits = limits or Limits()
+            magnet = MagnetEndpoints(models, decoder, limits)
+            yield Service(models, SmoothingEndpoints(models, decoder, limits), magnet)
     finally:
         decoder.shutdown(wait=True, cancel_futures=True)

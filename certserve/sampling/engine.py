@@ -162,6 +162,14 @@ class Engine:
         """Draws not yet handed to the executor."""
         return self._scheduler.waiting
 
+    async def ended(self) -> None:
+        """Return when the engine has stopped, for whatever reason."""
+        await asyncio.wait({self._loop})
+
+    def make_way(self) -> None:
+        """Let what is asked of the executor now go before the newest batch, if that one has not begun."""
+        self._take_back()
+
     def check_admission(
         self, n: int, n0: int = 0, seconds: float | None = None, *, first_look: int | None = None
     ) -> None:

@@ -1,19 +1,35 @@
-"""Where slices run. One contract: a label for each draw, in order, whatever shares the batch."""
+"""Where slices run. One contract: a label for each draw, in order, whatever shares the batch.
+
+Other questions about the model (its detectors' verdicts, say) are answered on the same threads, in turn with batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from certserve.errors import BackendFailed
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
-__all__ = ["Executor", "ThreadExecutor"]
+__all__ = ["Executor", "ThreadExecutor", "Worker"]
+
+
+def _no_questions(question: Any) -> Any:
+    raise BackendFailed(f"Nothing here answers {type(question).__name__}.")
+
+
+class Worker(NamedTuple):
+    """What runs a model: its sampler, what is known of it, and what answers other questions about it."""
+
+    sampler: Sampler
+    known: object
+    answer: Callable[[Any], Any] = _no_questions
 
 
 class Executor(Protocol):
@@ -47,6 +63,12 @@ class Executor(Protocol):
         Cancelling the future succeeds only while the batch has not begun, and then it never runs.
         """
 
+    def ask(self, question: object) -> Future[Any]:
+        """Answer a question other than draws, in its turn among the batches, where the model is.
+
+        Question and answer are picklable. Cancelling is as for `submit`.
+        """
+
     def close(self) -> None:
         """Give back what the executor alone holds; slices still with it may fail."""
 
@@ -54,8 +76,11 @@ class Executor(Protocol):
 class ThreadExecutor:
     """Runs slices on the threads of `device`; executors of several models that share a device share its threads."""
 
-    def __init__(self, sampler: Sampler, device: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, sampler: Sampler, device: ThreadPoolExecutor, answer: Callable[[Any], Any] = _no_questions
+    ) -> None:
         self._sampler = sampler
+        self._answer = answer
         self._device = device
         self._sources: dict[int, DrawSource] = {}
 
@@ -84,6 +109,9 @@ class ThreadExecutor:
     def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
         work = [(self._sources[piece.job], piece) for piece in batch]
         return self._device.submit(self._sampler.labels, work)
+
+    def ask(self, question: object) -> Future[Any]:
+        return self._device.submit(self._answer, question)
 
     def close(self) -> None:
         self._sources.clear()

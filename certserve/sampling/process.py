@@ -1,6 +1,6 @@
 """An executor in a process of its own: a runtime that crashes takes no server with it.
 
-    parent: submit -> pipe -> child: threads of the sampler -> pipe -> parent: futures
+    parent: submit, ask -> pipe -> child: threads of the sampler -> pipe -> parent: futures
 
 The child is started again when it dies, and given up when it does not come up any more. The batches it was running
 fail, to be retried by the engine; batches that it had not begun are handed to the new one, so an input that kills it
@@ -23,12 +23,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from certserve.errors import BackendFailed, CertserveError
-from certserve.sampling.sampler import Sampler
+from certserve.sampling.executor import Worker
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
@@ -54,23 +55,26 @@ class _Facts:
 
 @dataclass(slots=True)
 class _Pending:
+    """What the child was given to do: a batch, or another question."""
+
     batch: tuple[Slice, ...]
     sources: dict[int, DrawSource]
-    future: Future[Labels]
+    question: object
+    future: Future[Any]
 
 
 class ProcessExecutor:
     """Runs slices in a child process, started by `spawn`.
 
     Args:
-        make: called in the child, where it makes the sampler and what is to be known of it (an execution's
-            fingerprint, say); picklable, both ways.
+        make: called in the child, where it makes the worker; picklable, as is what is known of the sampler (an
+            execution's fingerprint, say).
 
     Raises:
         BackendFailed: the child did not come up; `CertserveError` of another kind: what `make` raised.
     """
 
-    def __init__(self, make: Callable[[], tuple[Sampler, object]]) -> None:
+    def __init__(self, make: Callable[[], Worker]) -> None:
         self._make = make
         self._sources: dict[int, DrawSource] = {}
         self._pending: dict[int, _Pending] = {}  # by number, in the order of submission
@@ -110,7 +114,7 @@ class ProcessExecutor:
         """The child's process id."""
         return self._child.pid
 
-    def make_again_by(self, make: Callable[[], tuple[Sampler, object]]) -> None:
+    def make_again_by(self, make: Callable[[], Worker]) -> None:
         """Make the sampler in this way when the child is started again."""
         self._make = make
 
@@ -128,15 +132,11 @@ class ProcessExecutor:
     def submit(self, batch: Sequence[Slice]) -> Future[Labels]:
         with self._lock:
             sources = {piece.job: self._sources[piece.job] for piece in batch}
-            pending = _Pending(tuple(batch), sources, Future())
-            pending.future.set_running_or_notify_cancel()  # what was handed to the child is not taken back
-            if self._closed:
-                pending.future.set_exception(BackendFailed("The process of this model has ended."))
-                return pending.future
-            number = next(self._numbers)
-            self._pending[number] = pending
-            self._hand_over(number, pending)
-        return pending.future
+            return self._give(_Pending(tuple(batch), sources, None, Future()))
+
+    def ask(self, question: object) -> Future[Any]:
+        with self._lock:
+            return self._give(_Pending((), {}, question, Future()))
 
     def close(self) -> None:
         """End the child; batches still with it fail."""
@@ -230,7 +230,20 @@ class ProcessExecutor:
         for pending in left.values():
             pending.future.set_exception(error)
 
+    def _give(self, pending: _Pending) -> Future[Any]:
+        pending.future.set_running_or_notify_cancel()  # what was handed to the child is not taken back
+        if self._closed:
+            pending.future.set_exception(BackendFailed("The process of this model has ended."))
+            return pending.future
+        number = next(self._numbers)
+        self._pending[number] = pending
+        self._hand_over(number, pending)
+        return pending.future
+
     def _hand_over(self, number: int, pending: _Pending) -> None:
+        if not pending.batch:
+            self._send(("ask", number, pending.question))
+            return
         new = {job: source for job, source in pending.sources.items() if job not in self._sent}
         self._sent |= set(new)
         self._send(("run", number, new, pending.batch))
@@ -257,12 +270,12 @@ class ProcessExecutor:
                 pipe.send(message)
 
 
-def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None:
+def _serve(pipe: Connection, make: Callable[[], Worker]) -> None:
     """The child: make the sampler, then answer batches until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGHUP):  # what a terminal sends to all of a group is the parent's to handle
         signal.signal(number, signal.SIG_IGN)
     try:
-        sampler, known = make()
+        sampler, known, answer = make()
         pipe.send(_Facts(sampler.largest_batch, sampler.parallel, sampler.num_classes, known))
     except Exception as error:
         pipe.send(error if isinstance(error, CertserveError) else f"{type(error).__name__}: {error}")
@@ -270,27 +283,31 @@ def _serve(pipe: Connection, make: Callable[[], tuple[Sampler, object]]) -> None
     sources: dict[int, DrawSource] = {}
     answering = threading.Lock()
 
-    def answer(number: int, work: list[tuple[DrawSource, Slice]]) -> None:
-        labels = _labels(sampler, work)
+    def reply(number: int, function: Callable[[Any], Any], argument: Any) -> None:
+        found = _result(function, argument)
         with answering, contextlib.suppress(OSError):
             try:
-                pipe.send((number, labels))
+                pipe.send((number, found))
             except (TypeError, AttributeError, pickle.PicklingError):  # an exception that cannot be sent
-                pipe.send((number, BackendFailed(str(labels))))
+                pipe.send((number, BackendFailed(str(found))))
 
     with ThreadPoolExecutor(sampler.parallel) as threads, contextlib.suppress(EOFError, OSError):
         while (message := pipe.recv()) is not None:
             if message[0] == "forget":
                 sources.pop(message[1], None)
                 continue
+            if message[0] == "ask":
+                threads.submit(reply, message[1], answer, message[2])
+                continue
             _, number, new, batch = message
             sources |= new
-            threads.submit(answer, number, [(sources[piece.job], piece) for piece in batch])
+            threads.submit(reply, number, sampler.labels, [(sources[piece.job], piece) for piece in batch])
 
 
-def _labels(sampler: Sampler, work: list[tuple[DrawSource, Slice]]) -> Labels | Exception:
+def _result(function: Callable[[Any], Any], argument: Any) -> Any:
+    """What the function gives, or the error that it raises."""
     try:
-        return sampler.labels(work)
+        return function(argument)
     except CertserveError as error:
         return error
     except Exception as error:

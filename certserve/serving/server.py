@@ -30,6 +30,12 @@ from certserve.serving.interceptors import CallInterceptor
 from certserve.smoothing.outcomes import CertifyOutcome
 from certserve.v1 import certserve_pb2 as pb
 from certserve.v1 import certserve_pb2_grpc
+from certserve.wire.magnet import (
+    detect_request_from_wire,
+    reform_request_from_wire,
+    reformations_to_wire,
+    verdicts_to_wire,
+)
 from certserve.wire.many import certify_many_reply_to_wire
 from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
@@ -64,7 +70,7 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
     """Each method: from the wire, ask the endpoint, to the wire."""
 
     def __init__(self, service: Service) -> None:
-        self._smoothing = service.smoothing
+        self._smoothing, self._magnet = service.smoothing, service.magnet
 
     async def Predict(self, message: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         start = time.perf_counter()
@@ -91,6 +97,16 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
 
         async for message, result in answered(messages, certify):
             yield certify_many_reply_to_wire(message.tag, result, uuid.uuid4().hex)
+
+    async def Detect(self, message: pb.DetectRequest, context: Any) -> pb.DetectResponse:
+        start = time.perf_counter()
+        verdicts = await self._magnet.detect(detect_request_from_wire(message), timeout=context.time_remaining())
+        return verdicts_to_wire(verdicts, time.perf_counter() - start)
+
+    async def Reform(self, message: pb.ReformRequest, context: Any) -> pb.ReformResponse:
+        start = time.perf_counter()
+        reformations = await self._magnet.reform(reform_request_from_wire(message), timeout=context.time_remaining())
+        return reformations_to_wire(reformations, time.perf_counter() - start)
 
     async def ListModels(self, message: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[model_to_wire(info) for info in self._smoothing.list_models()])

@@ -68,7 +68,7 @@ class Tensor(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "image", "sigma", "n", "alpha", "arithmetic", "nonce", "n0", "plan")
+    __slots__ = ("model", "image", "sigma", "n", "alpha", "arithmetic", "nonce", "n0", "plan", "guard")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class PredictRequest(_message.Message):
     NONCE_FIELD_NUMBER: _ClassVar[int]
     N0_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: Image
     sigma: float
@@ -87,10 +88,11 @@ class PredictRequest(_message.Message):
     nonce: bytes
     n0: int
     plan: Plan
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ..., n0: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+    guard: bool
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ..., n0: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., guard: bool = ...) -> None: ...
 
 class CertifyRequest(_message.Message):
-    __slots__ = ("model", "image", "sigma", "n0", "n", "alpha", "bound", "plan", "arithmetic", "nonce")
+    __slots__ = ("model", "image", "sigma", "n0", "n", "alpha", "bound", "plan", "arithmetic", "nonce", "guard")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,7 @@ class CertifyRequest(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: Image
     sigma: float
@@ -111,7 +114,8 @@ class CertifyRequest(_message.Message):
     plan: Plan
     arithmetic: Arithmetic
     nonce: bytes
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., bound: _Optional[_Union[Bound, str]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    guard: bool
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., bound: _Optional[_Union[Bound, str]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, str]] = ..., nonce: _Optional[bytes] = ..., guard: bool = ...) -> None: ...
 
 class CertifyManyRequest(_message.Message):
     __slots__ = ("tag", "request")
@@ -120,6 +124,24 @@ class CertifyManyRequest(_message.Message):
     tag: str
     request: CertifyRequest
     def __init__(self, tag: _Optional[str] = ..., request: _Optional[_Union[CertifyRequest, _Mapping]] = ...) -> None: ...
+
+class DetectRequest(_message.Message):
+    __slots__ = ("model", "images")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    images: _containers.RepeatedCompositeFieldContainer[Image]
+    def __init__(self, model: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
+
+class ReformRequest(_message.Message):
+    __slots__ = ("model", "images", "png")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    images: _containers.RepeatedCompositeFieldContainer[Image]
+    png: bool
+    def __init__(self, model: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., png: bool = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("fixed", "target", "looks", "anytime", "time_budget")
@@ -160,34 +182,38 @@ class AnytimePlan(_message.Message):
     def __init__(self) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("prediction", "abstention", "undecided", "seconds", "signature")
+    __slots__ = ("prediction", "abstention", "undecided", "rejected", "seconds", "signature")
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     ABSTENTION_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     prediction: Prediction
     abstention: Abstention
     undecided: Undecided
+    rejected: Rejected
     seconds: float
     signature: bytes
-    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CertifyResponse(_message.Message):
-    __slots__ = ("certificate", "abstention", "undecided", "final", "seconds", "signature")
+    __slots__ = ("certificate", "abstention", "undecided", "rejected", "final", "seconds", "signature")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ABSTENTION_FIELD_NUMBER: _ClassVar[int]
     UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     certificate: Certificate
     abstention: Abstention
     undecided: Undecided
+    rejected: Rejected
     final: bool
     seconds: float
     signature: bytes
-    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., final: bool = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, certificate: _Optional[_Union[Certificate, _Mapping]] = ..., abstention: _Optional[_Union[Abstention, _Mapping]] = ..., undecided: _Optional[_Union[Undecided, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., final: bool = ..., seconds: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class CertifyManyResponse(_message.Message):
     __slots__ = ("tag", "response", "status")
@@ -286,6 +312,90 @@ class Undecided(_message.Message):
     origin: Origin
     statement: str
     def __init__(self, reason: _Optional[str] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class Rejected(_message.Message):
+    __slots__ = ("detectors", "setting", "origin", "statement")
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    detectors: _containers.RepeatedCompositeFieldContainer[DetectorVerdict]
+    setting: Setting
+    origin: Origin
+    statement: str
+    def __init__(self, detectors: _Optional[_Iterable[_Union[DetectorVerdict, _Mapping]]] = ..., setting: _Optional[_Union[Setting, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class DetectResponse(_message.Message):
+    __slots__ = ("verdicts", "seconds")
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    seconds: float
+    def __init__(self, verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("detectors", "flagged", "p_value", "rate", "statement")
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    detectors: _containers.RepeatedCompositeFieldContainer[DetectorVerdict]
+    flagged: bool
+    p_value: float
+    rate: float
+    statement: str
+    def __init__(self, detectors: _Optional[_Iterable[_Union[DetectorVerdict, _Mapping]]] = ..., flagged: bool = ..., p_value: _Optional[float] = ..., rate: _Optional[float] = ..., statement: _Optional[str] = ...) -> None: ...
+
+class DetectorVerdict(_message.Message):
+    __slots__ = ("name", "score", "threshold", "p_value", "flagged", "rate", "validation_images")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    score: float
+    threshold: float
+    p_value: float
+    flagged: bool
+    rate: float
+    validation_images: int
+    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., p_value: _Optional[float] = ..., flagged: bool = ..., rate: _Optional[float] = ..., validation_images: _Optional[int] = ...) -> None: ...
+
+class ReformResponse(_message.Message):
+    __slots__ = ("reformations", "seconds")
+    REFORMATIONS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    reformations: _containers.RepeatedCompositeFieldContainer[Reformation]
+    seconds: float
+    def __init__(self, reformations: _Optional[_Iterable[_Union[Reformation, _Mapping]]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Reformation(_message.Message):
+    __slots__ = ("tensor", "png", "before", "after", "l2", "linf")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    L2_FIELD_NUMBER: _ClassVar[int]
+    LINF_FIELD_NUMBER: _ClassVar[int]
+    tensor: Tensor
+    png: bytes
+    before: Answer
+    after: Answer
+    l2: float
+    linf: float
+    def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., before: _Optional[_Union[Answer, _Mapping]] = ..., after: _Optional[_Union[Answer, _Mapping]] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("label", "label_name")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    label: int
+    label_name: str
+    def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ...) -> None: ...
 
 class Votes(_message.Message):
     __slots__ = ("counts", "non_finite")
@@ -388,7 +498,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment", "public_key")
+    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment", "public_key", "magnet")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -402,6 +512,7 @@ class Model(_message.Message):
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    MAGNET_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     description: str
@@ -415,7 +526,26 @@ class Model(_message.Message):
     execution: Execution
     commitment: str
     public_key: bytes
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+    magnet: Magnet
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ..., public_key: _Optional[bytes] = ..., magnet: _Optional[_Union[Magnet, _Mapping]] = ...) -> None: ...
+
+class Magnet(_message.Message):
+    __slots__ = ("detectors", "rate", "reformer")
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    REFORMER_FIELD_NUMBER: _ClassVar[int]
+    detectors: _containers.RepeatedCompositeFieldContainer[Detector]
+    rate: float
+    reformer: str
+    def __init__(self, detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., rate: _Optional[float] = ..., reformer: _Optional[str] = ...) -> None: ...
+
+class Detector(_message.Message):
+    __slots__ = ("name", "rate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rate: float
+    def __init__(self, name: _Optional[str] = ..., rate: _Optional[float] = ...) -> None: ...
 
 class Defaults(_message.Message):
     __slots__ = ("sigma", "n0", "n", "alpha", "predict_n")

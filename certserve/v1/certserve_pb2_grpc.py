@@ -54,6 +54,16 @@ class CertServeStub(object):
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.SerializeToString,
                 response_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.FromString,
                 _registered_method=True)
+        self.Detect = channel.unary_unary(
+                '/certserve.v1.CertServe/Detect',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.DetectRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.DetectResponse.FromString,
+                _registered_method=True)
+        self.Reform = channel.unary_unary(
+                '/certserve.v1.CertServe/Reform',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.ReformRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.ReformResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/certserve.v1.CertServe/ListModels',
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.ListModelsRequest.SerializeToString,
@@ -101,6 +111,22 @@ class CertServeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detect(self, request, context):
+        """How unusual each image is beside those that the model's detectors were calibrated with. No guarantee follows: an
+        attack that knows of the detectors can pass them. MagNet of Meng and Chen (2017).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reform(self, request, context):
+        """Each image moved towards the usual ones, and the base classifier's own answer before and after. No guarantee
+        follows. The reformer of MagNet, Meng and Chen (2017).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models this server has.
         """
@@ -137,6 +163,16 @@ def add_CertServeServicer_to_server(servicer, server):
                     servicer.CertifyMany,
                     request_deserializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.FromString,
                     response_serializer=certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.SerializeToString,
+            ),
+            'Detect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detect,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.DetectRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.DetectResponse.SerializeToString,
+            ),
+            'Reform': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reform,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.ReformRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.ReformResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -257,6 +293,60 @@ class CertServe(object):
             '/certserve.v1.CertServe/CertifyMany',
             certserve_dot_v1_dot_certserve__pb2.CertifyManyRequest.SerializeToString,
             certserve_dot_v1_dot_certserve__pb2.CertifyManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certserve.v1.CertServe/Detect',
+            certserve_dot_v1_dot_certserve__pb2.DetectRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reform(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certserve.v1.CertServe/Reform',
+            certserve_dot_v1_dot_certserve__pb2.ReformRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.ReformResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from certserve.bundle import Defaults
-from certserve.endpoints.requests import CertifyRequest, ExecutionInfo, ModelInfo, PredictRequest
+from certserve.endpoints.requests import (
+    CertifyRequest,
+    DetectorInfo,
+    ExecutionInfo,
+    MagnetInfo,
+    ModelInfo,
+    PredictRequest,
+)
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
@@ -29,8 +36,12 @@ from certserve.wire.plans import (
 __all__ = [
     "ARITHMETICS",
     "BOUNDS",
+    "FITS",
     "certify_request_from_wire",
     "certify_request_to_wire",
+    "enum_from_wire",
+    "image_from_wire",
+    "image_to_wire",
     "model_from_wire",
     "model_to_wire",
     "predict_request_from_wire",
@@ -57,7 +68,7 @@ def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
     _check_well_formed(request)
     return pb.PredictRequest(
         model=request.model,
-        image=_image_to_wire(request.image, request.fit),
+        image=_asked_image(request),
         sigma=request.sigma,
         n0=_draws("n0", request.n0),
         n=_draws("n", request.n),
@@ -65,6 +76,7 @@ def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
         plan=plan_to_wire(request.plan, request.time_budget),
         arithmetic=_arithmetic_to_wire(request.arithmetic),
         nonce=request.nonce,
+        guard=request.guard,
     )
 
 
@@ -73,16 +85,17 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
     wrong: list[Violation] = []
     return PredictRequest(
         model=message.model,
-        image=_image_from_wire(message, wrong),
-        fit=_enum("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
+        image=image_from_wire(message.image, wrong),
+        fit=enum_from_wire("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
         sigma=message.sigma if message.HasField("sigma") else None,
         n0=message.n0 if message.HasField("n0") else None,
         n=message.n if message.HasField("n") else None,
         alpha=message.alpha if message.HasField("alpha") else None,
         plan=predict_plan_from_wire(message, wrong),
         time_budget=time_budget_from_wire(message.plan),
-        arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
+        arithmetic=enum_from_wire("arithmetic", message.arithmetic, ARITHMETICS, wrong),
         nonce=message.nonce,
+        guard=message.guard,
         malformed=tuple(wrong),
     )
 
@@ -92,7 +105,7 @@ def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
     _check_well_formed(request)
     return pb.CertifyRequest(
         model=request.model,
-        image=_image_to_wire(request.image, request.fit),
+        image=_asked_image(request),
         sigma=request.sigma,
         n0=_draws("n0", request.n0),
         n=_draws("n", request.n),
@@ -101,6 +114,7 @@ def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
         plan=plan_to_wire(request.plan, request.time_budget),
         arithmetic=_arithmetic_to_wire(request.arithmetic),
         nonce=request.nonce,
+        guard=request.guard,
     )
 
 
@@ -109,17 +123,18 @@ def certify_request_from_wire(message: pb.CertifyRequest) -> CertifyRequest:
     wrong: list[Violation] = []
     return CertifyRequest(
         model=message.model,
-        image=_image_from_wire(message, wrong),
-        fit=_enum("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
+        image=image_from_wire(message.image, wrong),
+        fit=enum_from_wire("image.fit", message.image.fit, FITS, wrong) or ImageFit.EXACT,
         sigma=message.sigma if message.HasField("sigma") else None,
         n0=message.n0 if message.HasField("n0") else None,
         n=message.n if message.HasField("n") else None,
         alpha=message.alpha if message.HasField("alpha") else None,
         plan=certify_plan_from_wire(message, wrong),
-        bound=_enum("bound", message.bound, BOUNDS, wrong) or Bound.BINARY,
+        bound=enum_from_wire("bound", message.bound, BOUNDS, wrong) or Bound.BINARY,
         time_budget=time_budget_from_wire(message.plan),
-        arithmetic=_enum("arithmetic", message.arithmetic, ARITHMETICS, wrong),
+        arithmetic=enum_from_wire("arithmetic", message.arithmetic, ARITHMETICS, wrong),
         nonce=message.nonce,
+        guard=message.guard,
         malformed=tuple(wrong),
     )
 
@@ -154,6 +169,7 @@ def model_to_wire(info: ModelInfo) -> pb.Model:
         ),
         commitment=info.commitment,
         public_key=info.public_key,
+        magnet=_magnet_to_wire(info.magnet),
     )
 
 
@@ -181,45 +197,68 @@ def model_from_wire(message: pb.Model) -> ModelInfo:
         ),
         commitment=message.commitment,
         public_key=message.public_key,
+        magnet=_magnet_from_wire(message.magnet) if message.HasField("magnet") else None,
     )
 
 
-def _image_to_wire(image: ImageInput | None, fit: ImageFit) -> pb.Image | None:
-    if image is None:
+def _magnet_to_wire(magnet: MagnetInfo | None) -> pb.Magnet | None:
+    if magnet is None:
         return None
+    detectors = [pb.Detector(name=detector.name, rate=detector.rate) for detector in magnet.detectors]
+    return pb.Magnet(detectors=detectors, rate=magnet.rate, reformer=magnet.reformer)
+
+
+def _magnet_from_wire(message: pb.Magnet) -> MagnetInfo:
+    detectors = tuple(DetectorInfo(detector.name, detector.rate) for detector in message.detectors)
+    return MagnetInfo(detectors, message.rate, message.reformer)
+
+
+def image_to_wire(image: ImageInput | None, fit: ImageFit, field: str = "image") -> pb.Image:
+    """The message `Image`; empty for None.
+
+    Raises:
+        InvalidRequest: the protocol cannot carry it; `field` says which it is.
+    """
+    if image is None:
+        return pb.Image()
     if isinstance(image, EncodedImage):
         return pb.Image(encoded=image.data, fit=FITS[fit])
     for dtype, known in _DTYPES.items():
         if image.pixels.dtype == known:
             data = np.ascontiguousarray(image.pixels, dtype=known).tobytes()
             return pb.Image(tensor=pb.Tensor(data=data, shape=image.pixels.shape, dtype=dtype), fit=FITS[fit])
-    raise InvalidRequest([Violation("image", f"expected uint8 or float32 pixels, not {image.pixels.dtype}")])
+    raise InvalidRequest([Violation(field, f"expected uint8 or float32 pixels, not {image.pixels.dtype}")])
 
 
-def _image_from_wire(message: pb.PredictRequest | pb.CertifyRequest, wrong: list[Violation]) -> ImageInput | None:
-    source = message.image.WhichOneof("source")
+def image_from_wire(message: pb.Image, wrong: list[Violation], field: str = "image") -> ImageInput | None:
+    """The image; None where there is none, or one that is wrong, of which `wrong` is told."""
+    source = message.WhichOneof("source")
     if source == "encoded":
-        return EncodedImage(message.image.encoded)
+        return EncodedImage(message.encoded)
     if source == "tensor":
-        return _tensor_from_wire(message.image.tensor, wrong)
+        return _tensor_from_wire(message.tensor, wrong, f"{field}.tensor")
     return None
 
 
-def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation]) -> RawImage | None:
+def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation], field: str) -> RawImage | None:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        wrong.append(Violation("image.tensor.dtype", "must be UINT8 or FLOAT32"))
+        wrong.append(Violation(f"{field}.dtype", "must be UINT8 or FLOAT32"))
         return None
     if len(tensor.shape) != 3 or min(tensor.shape) < 1:
         shape = list(tensor.shape) if len(tensor.shape) <= 8 else f"{len(tensor.shape)} numbers"
-        wrong.append(Violation("image.tensor.shape", f"expected [channels, height, width], not {shape}"))
+        wrong.append(Violation(f"{field}.shape", f"expected [channels, height, width], not {shape}"))
         return None
     expected = math.prod(tensor.shape) * dtype.itemsize
     if len(tensor.data) != expected:
         description = f"has {len(tensor.data)} bytes; a tensor of shape {list(tensor.shape)} has {expected}"
-        wrong.append(Violation("image.tensor.data", description))
+        wrong.append(Violation(f"{field}.data", description))
         return None
     return RawImage(np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape))
+
+
+def _asked_image(request: PredictRequest | CertifyRequest) -> pb.Image | None:
+    return None if request.image is None else image_to_wire(request.image, request.fit)
 
 
 def _check_well_formed(request: PredictRequest | CertifyRequest) -> None:
@@ -238,8 +277,8 @@ def _arithmetic_to_wire(arithmetic: Arithmetic | None) -> Any:
     return pb.ARITHMETIC_UNSPECIFIED if arithmetic is None else ARITHMETICS[arithmetic]
 
 
-def _enum(field: str, number: int, values: Mapping[Value, Any], wrong: list[Violation]) -> Value | None:
-    """The value whose number it is; None for 0, which means that the caller left it out."""
+def enum_from_wire(field: str, number: int, values: Mapping[Value, Any], wrong: list[Violation]) -> Value | None:
+    """The value whose number it is; None for 0, which means that the caller left it out, and for an unknown one."""
     for value, known in values.items():
         if number == known:
             return value

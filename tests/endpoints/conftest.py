@@ -38,3 +38,13 @@ def model(harness: ModuleType, bundle: Path) -> Iterator[Any]:
     """That bundle, opened; no test may leave it in another state."""
     with certserve.open(bundle, key_source=harness.SECRET) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def guarded(harness: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A bundle with a MagNet, opened with the same secret; it flags images that are all white."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    found = harness.guarded(tmp_path_factory.mktemp("guarded") / "guarded")
+    with certserve.open(found.path, key_source=harness.SECRET) as opened:
+        yield opened

@@ -22,7 +22,7 @@ from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Certificate
 
 LONG = 5_000_000
-METHODS = ("predict", "certify", "certify_stream", "list_models", "get_model", "close")
+METHODS = ("predict", "certify", "certify_stream", "detect", "reform", "list_models", "get_model", "close")
 REMOTE = ("certify_many",)
 """What a local model has no need of: its callers have threads."""
 

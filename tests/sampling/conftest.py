@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,7 @@ class ScriptedExecutor:
         self.sources: dict[int, DrawSource] = {}
         self.pending: list[Submitted] = []
         self.history: list[Submitted] = []
+        self.asked: list[tuple[object, Future[Any]]] = []
 
     def admit(self, job: int, source: DrawSource) -> None:
         self.sources[job] = source
@@ -134,6 +135,11 @@ class ScriptedExecutor:
         self.pending.append(submitted)
         self.history.append(submitted)
         return submitted.future
+
+    def ask(self, question: object) -> Future[Any]:
+        asked: Future[Any] = Future()
+        self.asked.append((question, asked))
+        return asked
 
     async def settle(self) -> None:
         """Let the engine do all it can do before the next batch comes back."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from certserve.backends.linear import LinearBackend
 from certserve.errors import BackendFailed, BundleError
+from certserve.sampling.executor import Worker
 from certserve.sampling.sampler import Sampler
 
 SHAPE = (3, 8, 8)
@@ -59,7 +60,7 @@ class Scripted:
             time.sleep(0.005)
 
 
-def make(folder: str) -> tuple[Sampler, object]:
+def make(folder: str) -> Worker:
     """A sampler, `parallel` from the file of that name, and what is in the file `name`; or the error asked for."""
     path = Path(folder)
     if (path / "broken").exists():
@@ -68,4 +69,5 @@ def make(folder: str) -> tuple[Sampler, object]:
         os._exit(9)
     name = (path / "name").read_text(encoding="utf-8") if (path / "name").exists() else "one"
     parallel = int((path / "parallel").read_text(encoding="utf-8")) if (path / "parallel").exists() else 1
-    return Sampler(Scripted(path), (1, 8, 32), parallel), name
+    backend = Scripted(path)
+    return Worker(Sampler(backend, (1, 8, 32), parallel), name, backend.logits)

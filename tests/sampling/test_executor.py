@@ -92,7 +92,7 @@ def pair(request: pytest.FixtureRequest, models: ModuleType) -> Iterator[Subject
 def _thread(models: ModuleType, parallel: int) -> Iterator[Subject]:
     backend = Gated(models)
     with ThreadPoolExecutor(parallel) as device:
-        executor = ThreadExecutor(Sampler(backend, (1, 8, 32), parallel), device)
+        executor = ThreadExecutor(Sampler(backend, (1, 8, 32), parallel), device, backend.logits)
         yield Subject(
             executor,
             hold=backend.gate.clear,
@@ -261,3 +261,21 @@ def test_executors_of_two_models_may_share_a_device(models: ModuleType) -> None:
 def test_a_slice_travels_to_other_processes() -> None:
     for piece in PIECES:
         assert pickle.loads(pickle.dumps(piece)) == piece
+
+
+def test_other_questions_are_answered_in_their_turn(subject: Subject) -> None:
+    """While a batch runs they wait where one runs at a time; an error in one is its own."""
+    pixels = np.full((2, 3, 8, 8), 0.5, np.float32)
+    subject.executor.admit(1, _source(1))
+    subject.hold()
+    batches = [subject.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)]) for _ in range(subject.executor.parallel)]
+    asked = subject.executor.ask(pixels)
+    time.sleep(0.05)
+    assert not asked.done()
+    subject.release()
+    assert all(len(batch.result(TIMEOUT)[0]) == 8 for batch in batches)
+    assert asked.result(TIMEOUT).shape == (2, 4)
+    subject.fail_once()
+    with pytest.raises(BackendFailed, match="told to"):
+        subject.executor.ask(pixels).result(TIMEOUT)
+    assert subject.executor.ask(pixels).result(TIMEOUT).shape == (2, 4)

@@ -6,6 +6,7 @@ The tests get this module as the fixture `harness`, for no import path leads to 
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,7 +18,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from certserve.bundle import Bundle, Defaults, create, write_linear
+from certserve.bundle import Autoencoder, Bundle, Defaults, Detector, Magnet, create, extend, write_linear
 from certserve.client import AsyncClient, Client
 from certserve.endpoints.models import LoadedModel
 from certserve.errors import CertserveError
@@ -53,6 +54,39 @@ def half_space(directory: Path, name: str = "half") -> Bundle:
         sigmas=SIGMAS,
         defaults=DEFAULTS,
     )
+
+
+def guarded(directory: Path, name: str = "guarded") -> Bundle:
+    """`half_space` with a MagNet whose autoencoder is x / 2 + 1/4: white images and black ones are flagged.
+
+    The score of the first detector is the mean of |x - 1/2| / 2; it flags what is above .19.
+    """
+    found = half_space(directory, name)
+    detectors = (Detector("l1", "grey", "l1.npy", 0.05), Detector("jsd", "grey", "jsd.npy", 0.05, 10.0))
+    magnet = Magnet((Autoencoder("grey", "grey.onnx"),), detectors, "grey", "float64")
+    files = {"grey.onnx": _greying(), "l1.npy": _npy(0.2), "jsd.npy": _npy(0.5)}
+    return extend(found.path, files, (), {}, magnet=magnet)
+
+
+def _greying() -> bytes:
+    """The ONNX file of x / 2 + 1/4."""
+    import onnx
+    from onnx import helper
+
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", *SHAPE]) for name in ("x", "y")]
+    numbers = {"half": 0.5, "quarter": 0.25}
+    arrays = [onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in numbers.items()]
+    nodes = [helper.make_node("Mul", ["x", "half"], ["h"]), helper.make_node("Add", ["h", "quarter"], ["y"])]
+    graph = helper.make_graph(nodes, "grey", ends[:1], ends[1:], arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _npy(largest: float) -> bytes:
+    """The scores of 99 validation images, from 0."""
+    contents = io.BytesIO()
+    np.save(contents, np.linspace(0, largest, 99, dtype=np.float32))
+    return contents.getvalue()
 
 
 def waves(directory: Path, models: Any) -> Bundle:
