@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from certserve.client import AsyncClient, Client
+    from certserve.endpoints.answers import Reformation
     from certserve.endpoints.local import LocalModel
     from certserve.endpoints.local import open_model as open
     from certserve.endpoints.plans import AnytimePlan, FixedPlan, LooksPlan, TargetPlan
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from certserve.noise.arithmetic import Arithmetic
     from certserve.noise.keystream import Secret
     from certserve.smoothing.document import from_document, to_document
-    from certserve.smoothing.outcomes import Abstention, Bound, Certificate, Prediction, Undecided
+    from certserve.smoothing.outcomes import Abstention, Bound, Certificate, Prediction, Rejected, Undecided
+    from certserve.smoothing.verdicts import DetectorVerdict, Verdict
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ _HOME = {
     "Certificate": "certserve.smoothing.outcomes",
     "CertserveError": "certserve.errors",
     "Client": "certserve.client",
+    "DetectorVerdict": "certserve.smoothing.verdicts",
     "EncodedImage": "certserve.images",
     "FixedPlan": "certserve.endpoints.plans",
     "ImageFit": "certserve.images",
@@ -46,9 +49,12 @@ _HOME = {
     "ModelInfo": "certserve.endpoints.requests",
     "Prediction": "certserve.smoothing.outcomes",
     "RawImage": "certserve.images",
+    "Reformation": "certserve.endpoints.answers",
+    "Rejected": "certserve.smoothing.outcomes",
     "Secret": "certserve.noise.keystream",
     "TargetPlan": "certserve.endpoints.plans",
     "Undecided": "certserve.smoothing.outcomes",
+    "Verdict": "certserve.smoothing.verdicts",
     "from_document": "certserve.smoothing.document",
     "open": "certserve.endpoints.local:open_model",
     "to_document": "certserve.smoothing.document",
@@ -64,6 +70,7 @@ __all__ = [
     "Certificate",
     "CertserveError",
     "Client",
+    "DetectorVerdict",
     "EncodedImage",
     "FixedPlan",
     "ImageFit",
@@ -72,9 +79,12 @@ __all__ = [
     "ModelInfo",
     "Prediction",
     "RawImage",
+    "Reformation",
+    "Rejected",
     "Secret",
     "TargetPlan",
     "Undecided",
+    "Verdict",
     "__version__",
     "from_document",
     "open",

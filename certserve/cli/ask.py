@@ -50,6 +50,7 @@ _ASKING = (
         type=click.Choice([arithmetic.value for arithmetic in Arithmetic]),
         help="In which arithmetic noise is added; default: grid.",
     ),
+    click.option("--guard", is_flag=True, help="Draw nothing where the model's detectors flag the image."),
     click.option("--execution", help="Which of a bundle's executions, by name; default: see `certserve doctor`."),
     click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export)."),
     click.option(
@@ -142,6 +143,7 @@ def _tell(answers: list[Answer], refused: list[str], as_json: bool) -> None:
 def _question(options: dict[str, Any], **more: Any) -> dict[str, Any]:
     """What is asked about each image."""
     question = {name: options[name] for name in ("sigma", "n", "alpha", "n0", "time_budget")}
+    question["guard"] = options["guard"]
     question["fit"] = ImageFit(options["fit"])
     question["arithmetic"] = Arithmetic(options["arithmetic"]) if options["arithmetic"] else None
     return question | more

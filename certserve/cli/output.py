@@ -22,7 +22,7 @@ from rich.text import Text
 
 from certserve.errors import CertserveError, InvalidRequest
 from certserve.smoothing.document import AnyOutcome, to_document
-from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided, Votes, round_down
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Rejected, Undecided, Votes, round_down
 
 __all__ = [
     "Answer",
@@ -98,6 +98,9 @@ def _cells(outcome: AnyOutcome) -> tuple[str, str, str]:
         return outcome.label_name, "not asked for", _share(outcome.votes, outcome.label)
     if isinstance(outcome, Abstention):
         return f"abstains (leading: {outcome.candidate_name})", "-", _share(outcome.estimation[-1], outcome.candidate)
+    if isinstance(outcome, Rejected):
+        flagging = ", ".join(detector.name for detector in outcome.detectors if detector.flagged)
+        return f"rejected (flagged by {flagging})", "-", "none drawn"
     assert isinstance(outcome, Undecided)
     return "undecided", "-", "-"
 

@@ -25,11 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
 from certserve.errors import VerificationFailed
 from certserve.keyfiles import create_keyfile
 from certserve.smoothing.document import AnyOutcome, canonical_json
-from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Rejected, Undecided
 
 __all__ = ["SigningKey", "check_signature", "read_public_key", "signed_bytes"]
 
-Outcome = TypeVar("Outcome", Certificate, Prediction, Abstention, Undecided)
+Outcome = TypeVar("Outcome", Certificate, Prediction, Abstention, Undecided, Rejected)
 
 _PREFIX = b"certserve.v1 outcome\x00"  # whatever else is ever signed, it is not taken for an outcome
 _PUBLIC_KEY_BYTES = 32

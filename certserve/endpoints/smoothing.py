@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from certserve import images
 from certserve.endpoints.checks import Checks
+from certserve.endpoints.magnet import judge, require_detectors
 from certserve.endpoints.models import Models, ServedModel
 from certserve.endpoints.requests import CertifyRequest, ModelInfo, PredictRequest
 from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
@@ -35,6 +36,7 @@ from certserve.smoothing.outcomes import (
     CertifyOutcome,
     Origin,
     PredictOutcome,
+    Rejected,
     Setting,
     Space,
     Votes,
@@ -67,6 +69,7 @@ class _Question:
     arithmetic: Arithmetic
     nonce: bytes
     time_budget: float | None
+    guard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,7 @@ class SmoothingEndpoints:
         budgets, arithmetic = checks.budgets(request, model.bundle.defaults.predict_n)
         plan = checks.predict_plan(request.plan, budgets)
         image = checks.conclude(request.image, request.nonce, request.time_budget)
-        question = _Question(
-            "predict", model, image, request.fit, budgets.sigma, plan, arithmetic, request.nonce, request.time_budget
-        )
+        question = _question("predict", model, image, request, budgets.sigma, plan, arithmetic)
         outcome: PredictOutcome = await self._answer(question, timeout, on_progress)
         return outcome
 
@@ -141,9 +142,7 @@ class SmoothingEndpoints:
         budgets, arithmetic = checks.budgets(request, model.bundle.defaults.n)
         plan = checks.certify_plan(request.plan, budgets)
         image = checks.conclude(request.image, request.nonce, request.time_budget)
-        question = _Question(
-            "certify", model, image, request.fit, budgets.sigma, plan, arithmetic, request.nonce, request.time_budget
-        )
+        question = _question("certify", model, image, request, budgets.sigma, plan, arithmetic)
         outcome: CertifyOutcome = await self._answer(question, timeout, on_progress, on_better)
         return outcome
 
@@ -188,12 +187,17 @@ class SmoothingEndpoints:
         plan, engine = question.plan, question.model.engine
         total = plan.n0 + plan.n
         sign = key.signed if (key := question.model.signing_key) else _unsigned
+        if question.guard:
+            require_detectors(question.model)
+            question.model.questions.check_room(1)
         engine.check_admission(plan.n, plan.n0, timeout, first_look=plan.looks[0])
         try:
             async with asyncio.timeout(timeout):
                 with question.model.epochs.held() as secret:
                     pixels = await self._decode(question)
                     case = _case_of(question, pixels, secret)
+                    if (rejected := await _rejected(question, case, pixels)) is not None:
+                        return sign(rejected)
                     decider = plan.begin(case)
                     job: Job[Any] = Job(
                         source=_source_of(question, case, pixels, secret),
@@ -220,6 +224,37 @@ class SmoothingEndpoints:
             return await loop.run_in_executor(self._decoder, _pixels_of, question, self._limits)
         except ImageError as error:
             raise InvalidRequest([Violation("image", str(error))]) from error
+
+
+def _question(
+    procedure: str,
+    model: ServedModel,
+    image: ImageInput,
+    request: PredictRequest | CertifyRequest,
+    sigma: float,
+    plan: Plan,
+    arithmetic: Arithmetic,
+) -> _Question:
+    return _Question(
+        procedure,
+        model,
+        image,
+        request.fit,
+        sigma,
+        plan,
+        arithmetic,
+        request.nonce,
+        request.time_budget,
+        request.guard,
+    )
+
+
+async def _rejected(question: _Question, case: Case, pixels: Pixels) -> Rejected | None:
+    """The rejection, where the detectors were to be asked and flag the image."""
+    if not question.guard:
+        return None
+    verdict = await judge(question.model, pixels)
+    return Rejected(verdict.detectors, case.setting, case.origin) if verdict.flagged else None
 
 
 def _unsigned(outcome: Any) -> Any:
@@ -272,8 +307,9 @@ def _case_of(question: _Question, pixels: Pixels, secret: Secret) -> Case:
 def _source_of(question: _Question, case: Case, pixels: Pixels, secret: Secret) -> DrawSource:
     """The noisy copies, under the key that the whole question gives: the same question, the same draws.
 
-    Everything that the answer depends on is in the key, so a changed question draws fresh noise; the time budget,
-    which only ends the same looks earlier, is not.
+    Everything that the answer depends on is in the key, so a changed question draws fresh noise. The time budget, which
+    only ends the same looks earlier, is not; nor is the guard, which looks at the pixels alone and either leaves the
+    votes as they are or nothing of them: in the key it would give whoever asks with and without it two draws of noise.
     """
     setting = case.setting
     schedule = setting.schedule

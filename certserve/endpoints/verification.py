@@ -14,11 +14,11 @@ from certserve.images import ImageFit
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.smoothing import verification
 from certserve.smoothing.document import AnyOutcome
-from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Setting, Undecided
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Rejected, Setting, Undecided
 
 __all__ = ["verify", "verify_by_drawing"]
 
-Settled: TypeAlias = Certificate | Prediction | Abstention
+Settled: TypeAlias = Certificate | Prediction | Abstention | Rejected
 
 
 def verify(outcome: AnyOutcome, *, public_key: bytes | None = None) -> tuple[str, ...]:
@@ -83,6 +83,8 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
     _compare({"digest of the pixels": (outcome.origin.space.digest, answers[-1].origin.space.digest)})
     if outcome not in answers:
         raise VerificationFailed(["drawn again with the same noise, the votes or what they come to are others"])
+    if isinstance(outcome, Rejected):
+        return "Asked again, the detectors say the same, number by number."
     return "Drawn again with the same noise, every vote and every number is the same."
 
 
@@ -96,6 +98,7 @@ def _asked_again(outcome: Settled, model: LocalModel, image: AnyImage, fit: Imag
         "alpha": setting.alpha,
         "arithmetic": Arithmetic(setting.arithmetic),
         "nonce": bytes.fromhex(setting.nonce),
+        "guard": isinstance(outcome, Rejected),
     }
     if setting.plan == "fixed-predict":
         return [model.predict(image, **common)]

@@ -12,14 +12,14 @@ from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
-from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Undecided
+from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Rejected, Undecided
 
 __all__ = ["AnyOutcome", "canonical_json", "from_document", "to_document"]
 
-AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided
+AnyOutcome: typing.TypeAlias = Certificate | Prediction | Abstention | Undecided | Rejected
 
 _LARGEST_EXACT = 2**53  # integers up to here are doubles without loss
-_NAMES = {float: "a finite number", int: "an integer", str: "a string"}
+_NAMES = {float: "a finite number", int: "an integer", str: "a string", bool: "true or false"}
 
 _LEAVES = (int, float, str)  # not looked into: a certificate has thousands, and is signed on the event loop
 
@@ -28,6 +28,7 @@ _KINDS: dict[str, type[AnyOutcome]] = {
     "prediction": Prediction,
     "abstention": Abstention,
     "undecided": Undecided,
+    "rejected": Rejected,
 }
 
 
@@ -62,7 +63,7 @@ def from_document(document: object) -> AnyOutcome:
         raise ValueError(f"expected a JSON object whose `kind` is one of {', '.join(_KINDS)}")
     rest = {name: value for name, value in document.items() if name not in ("kind", "statement", "signature")}
     outcome = _read(_KINDS[document["kind"]], rest, document["kind"])
-    assert isinstance(outcome, Certificate | Prediction | Abstention | Undecided)
+    assert isinstance(outcome, Certificate | Prediction | Abstention | Undecided | Rejected)
     return replace(outcome, signature=_signature(document.get("signature", "")))
 
 

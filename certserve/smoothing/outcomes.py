@@ -1,4 +1,4 @@
-"""What an answer is: Certificate, Prediction, Abstention or Undecided, with all that is needed to check it.
+"""What an answer is: Certificate, Prediction, Abstention, Undecided or Rejected, with all that is needed to check it.
 
 Every outcome carries its `Setting` (how the question was asked), its `Origin` (of what model and pixels) and the
 votes it rests on. They are values: frozen, comparable, free of any runtime. `signature` is the envelope: who answered,
@@ -15,6 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from certserve.smoothing.verdicts import DetectorVerdict, Verdict
+
 __all__ = [
     "Abstention",
     "Bound",
@@ -24,6 +26,7 @@ __all__ = [
     "Origin",
     "PredictOutcome",
     "Prediction",
+    "Rejected",
     "Schedule",
     "Setting",
     "Space",
@@ -308,8 +311,36 @@ class Undecided:
         return f"Nothing is guaranteed: {self.reason}."
 
 
-PredictOutcome: TypeAlias = Prediction | Abstention | Undecided
-CertifyOutcome: TypeAlias = Certificate | Abstention | Undecided
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The model's detectors flag the image, and the request said to ask them first: nothing was drawn.
+
+    Nothing is claimed: neither that the image was tampered with nor that one that is not rejected was not.
+
+    Attributes:
+        detectors: what each says; one of them at least flags the image.
+        setting: how the question was asked; none of its draws was taken.
+    """
+
+    detectors: tuple[DetectorVerdict, ...]
+    setting: Setting
+    origin: Origin
+    signature: bytes = field(default=b"", compare=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What all detectors say together."""
+        return Verdict(self.detectors)
+
+    @property
+    def statement(self) -> str:
+        """One sentence of why nothing is guaranteed."""
+        said = self.verdict.statement
+        return f"Nothing is guaranteed, as nothing was drawn: {said[:1].lower()}{said[1:]}"
+
+
+PredictOutcome: TypeAlias = Prediction | Abstention | Undecided | Rejected
+CertifyOutcome: TypeAlias = Certificate | Abstention | Undecided | Rejected
 
 
 def round_down(value: float, digits: int = 4) -> str:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from certserve.smoothing.bounds import LARGEST_N
 from certserve.smoothing.claims import check_certificate, check_prediction
 from certserve.smoothing.ledger import Ledger
-from certserve.smoothing.outcomes import Abstention, Bound, Certificate, Prediction, Setting, Undecided, Votes
+from certserve.smoothing.outcomes import Abstention, Bound, Certificate, Prediction, Rejected, Setting, Undecided, Votes
+from certserve.smoothing.rejection import check_rejection
 
 __all__ = ["verify"]
 
@@ -23,11 +24,12 @@ _PLANS = {
     Certificate: ("fixed", "looks", "target"),
     Prediction: ("fixed-predict", "anytime-predict"),
     Abstention: ("fixed", "looks", "target", "fixed-predict", "anytime-predict"),
+    Rejected: ("fixed", "looks", "target", "fixed-predict", "anytime-predict"),
 }
 _LARGEST_N0_OF_A_PRIOR = 10_000
 
 
-def verify(outcome: Certificate | Prediction | Abstention | Undecided) -> tuple[str, ...]:
+def verify(outcome: Certificate | Prediction | Abstention | Undecided | Rejected) -> tuple[str, ...]:
     """What was checked, a sentence each. The draws themselves are not repeated.
 
     Raises:
@@ -40,6 +42,10 @@ def verify(outcome: Certificate | Prediction | Abstention | Undecided) -> tuple[
     _check_numbers(outcome, ledger)
     ledger.conclude()
     _check_plan(outcome.setting, ledger)
+    if isinstance(outcome, Rejected):
+        check_rejection(outcome, ledger)
+        ledger.conclude()
+        return tuple(ledger.checked)
     _check_votes(outcome, ledger)
     ledger.conclude()
     if isinstance(outcome, Certificate):
@@ -52,7 +58,7 @@ def verify(outcome: Certificate | Prediction | Abstention | Undecided) -> tuple[
     return tuple(ledger.checked)
 
 
-def _check_numbers(outcome: Certificate | Prediction | Abstention, ledger: Ledger) -> None:
+def _check_numbers(outcome: Certificate | Prediction | Abstention | Rejected, ledger: Ledger) -> None:
     """What every plan's setting has: levels and draws in range, and a plan that gives such outcomes."""
     setting = outcome.setting
     in_range = 0.0 < setting.sigma < math.inf and 0.0 < setting.alpha < 1.0 and 0.0 <= setting.arithmetic_error < 0.5

@@ -15,6 +15,7 @@ from certserve.smoothing.outcomes import (
     Origin,
     Prediction,
     PredictOutcome,
+    Rejected,
     Schedule,
     Setting,
     Space,
@@ -22,6 +23,7 @@ from certserve.smoothing.outcomes import (
     Votes,
 )
 from certserve.v1 import certserve_pb2 as pb
+from certserve.wire.magnet import detectors_from_wire, detectors_to_wire
 from certserve.wire.requests import ARITHMETICS, BOUNDS
 
 __all__ = [
@@ -43,6 +45,8 @@ def predict_outcome_to_wire(outcome: PredictOutcome, seconds: float) -> pb.Predi
         message.prediction.CopyFrom(_prediction_to_wire(outcome))
     elif isinstance(outcome, Abstention):
         message.abstention.CopyFrom(_abstention_to_wire(outcome))
+    elif isinstance(outcome, Rejected):
+        message.rejected.CopyFrom(_rejected_to_wire(outcome))
     else:
         message.undecided.CopyFrom(_undecided_to_wire(outcome))
     return message
@@ -61,6 +65,8 @@ def predict_outcome_from_wire(message: pb.PredictResponse) -> PredictOutcome:
         return replace(_abstention_from_wire(message.abstention), signature=message.signature)
     if kind == "undecided":
         return replace(_undecided_from_wire(message.undecided), signature=message.signature)
+    if kind == "rejected":
+        return replace(_rejected_from_wire(message.rejected), signature=message.signature)
     raise InternalError(_NEWER)
 
 
@@ -71,6 +77,8 @@ def certify_outcome_to_wire(outcome: CertifyOutcome, seconds: float, *, final: b
         message.certificate.CopyFrom(_certificate_to_wire(outcome))
     elif isinstance(outcome, Abstention):
         message.abstention.CopyFrom(_abstention_to_wire(outcome))
+    elif isinstance(outcome, Rejected):
+        message.rejected.CopyFrom(_rejected_to_wire(outcome))
     else:
         message.undecided.CopyFrom(_undecided_to_wire(outcome))
     return message
@@ -85,6 +93,8 @@ def certify_outcome_from_wire(message: pb.CertifyResponse) -> CertifyOutcome:
         return replace(_abstention_from_wire(message.abstention), signature=message.signature)
     if kind == "undecided":
         return replace(_undecided_from_wire(message.undecided), signature=message.signature)
+    if kind == "rejected":
+        return replace(_rejected_from_wire(message.rejected), signature=message.signature)
     raise InternalError(_NEWER)
 
 
@@ -190,6 +200,22 @@ def _undecided_to_wire(undecided: Undecided) -> pb.Undecided:
 
 def _undecided_from_wire(message: pb.Undecided) -> Undecided:
     return Undecided(message.reason, _setting_from_wire(message.setting), _origin_from_wire(message.origin))
+
+
+def _rejected_to_wire(rejected: Rejected) -> pb.Rejected:
+    return pb.Rejected(
+        detectors=detectors_to_wire(rejected.detectors),
+        setting=_setting_to_wire(rejected.setting),
+        origin=_origin_to_wire(rejected.origin),
+        statement=rejected.statement,
+    )
+
+
+def _rejected_from_wire(message: pb.Rejected) -> Rejected:
+    if not message.detectors:
+        raise InternalError("The reply holds a rejection of no detector.")
+    detectors = detectors_from_wire(message.detectors)
+    return Rejected(detectors, _setting_from_wire(message.setting), _origin_from_wire(message.origin))
 
 
 def _votes_to_wire(votes: Votes) -> pb.Votes:

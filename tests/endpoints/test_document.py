@@ -8,16 +8,25 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from certserve import from_document, to_document
 from certserve.smoothing.outcomes import Undecided
 
-KINDS = ("certificate", "prediction", "abstention of certify", "abstention of predict", "undecided", "label 0")
+KINDS = (
+    "certificate",
+    "prediction",
+    "abstention of certify",
+    "abstention of predict",
+    "undecided",
+    "label 0",
+    "rejected",
+)
 
 
 @pytest.fixture(scope="module")
-def outcomes(model: Any, harness: ModuleType) -> dict[str, Any]:
+def outcomes(model: Any, guarded: Any, harness: ModuleType) -> dict[str, Any]:
     """A real one of each kind."""
     certificate = model.certify(harness.image())
     return {
@@ -27,6 +36,7 @@ def outcomes(model: Any, harness: ModuleType) -> dict[str, Any]:
         "abstention of predict": model.predict(harness.image(128)),
         "undecided": Undecided("no time was left", certificate.setting, certificate.origin),
         "label 0": model.certify(harness.image(20)),
+        "rejected": guarded.certify(np.full((1, 4, 4), 255, np.uint8), guard=True),
     }
 
 
@@ -113,7 +123,7 @@ def _fits(name: str, value: Any, wrong: Any) -> bool:
 )
 def test_what_is_no_outcome(document: Any) -> None:
     """The kinds there are, are named."""
-    with pytest.raises(ValueError, match="certificate, prediction, abstention, undecided"):
+    with pytest.raises(ValueError, match="certificate, prediction, abstention, undecided, rejected"):
         from_document(document)
 
 

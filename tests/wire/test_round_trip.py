@@ -14,8 +14,19 @@ from hypothesis.extra import numpy as hnp
 
 from certserve import errors
 from certserve.bundle import Defaults
+from certserve.endpoints.answers import Answer, Reformation
 from certserve.endpoints.plans import AnytimePlan, FixedPlan, LooksPlan, TargetPlan
-from certserve.endpoints.requests import CertifyRequest, ExecutionInfo, ModelInfo, PredictRequest
+from certserve.endpoints.requests import (
+    CertifyRequest,
+    DetectorInfo,
+    DetectRequest,
+    ExecutionInfo,
+    FittedImage,
+    MagnetInfo,
+    ModelInfo,
+    PredictRequest,
+    ReformRequest,
+)
 from certserve.errors import InvalidRequest
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
@@ -25,14 +36,16 @@ from certserve.smoothing.outcomes import (
     Certificate,
     Origin,
     Prediction,
+    Rejected,
     Schedule,
     Setting,
     Space,
     Undecided,
     Votes,
 )
+from certserve.smoothing.verdicts import DetectorVerdict, Verdict
 from certserve.v1 import certserve_pb2 as pb
-from certserve.wire import outcomes, requests
+from certserve.wire import magnet, outcomes, requests
 
 EXAMPLES = settings(deadline=None, max_examples=60)
 
@@ -60,6 +73,7 @@ shared_fields: dict[str, st.SearchStrategy[Any]] = {
     "time_budget": st.none() | st.integers(-(10**9), 10**9).map(float),
     "arithmetic": st.none() | st.sampled_from(Arithmetic),
     "nonce": st.binary(max_size=80),
+    "guard": st.booleans(),
 }
 certify_plans = st.one_of(
     st.just(FixedPlan()),
@@ -160,6 +174,10 @@ abstentions = st.builds(
     signature=signatures,
 )
 undecideds = st.builds(Undecided, texts, tested_settings, origins, signatures)
+rates = st.floats(0.0, 1.0)
+detector_verdicts = st.builds(DetectorVerdict, texts, floats, floats, rates, st.booleans(), rates, int64s)
+several_verdicts = st.lists(detector_verdicts, min_size=1, max_size=3).map(tuple)
+rejections = st.builds(Rejected, several_verdicts, tested_settings, origins, signatures)
 model_infos = st.builds(
     ModelInfo,
     name=texts,
@@ -181,6 +199,19 @@ model_infos = st.builds(
     execution=st.builds(ExecutionInfo, *[texts] * 5, st.lists(int64s, max_size=3).map(tuple)),
     commitment=texts,
     public_key=st.binary(max_size=40),
+    magnet=st.none()
+    | st.builds(MagnetInfo, st.lists(st.builds(DetectorInfo, texts, floats), max_size=3).map(tuple), floats, texts),
+)
+batches = st.lists(sent_images.map(lambda sent: FittedImage(*sent)), max_size=3).map(tuple)
+answers = st.builds(Answer, labels, texts)
+reformations = st.builds(
+    Reformation,
+    shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(0, 1, width=32))).map(RawImage),
+    st.binary(max_size=9),
+    answers,
+    answers,
+    floats,
+    floats,
 )
 
 
@@ -272,8 +303,8 @@ class TestOutcomes:
     """What an endpoint answers is what the client gets."""
 
     @EXAMPLES
-    @given(outcome=st.one_of(certificates, abstentions, undecideds), seconds=floats)
-    def test_certify(self, outcome: Certificate | Abstention | Undecided, seconds: float) -> None:
+    @given(outcome=st.one_of(certificates, abstentions, undecideds, rejections), seconds=floats)
+    def test_certify(self, outcome: Certificate | Abstention | Undecided | Rejected, seconds: float) -> None:
         """A field that is lost, defaulted or mixed up with another fails."""
         sent = outcomes.certify_outcome_to_wire(outcome, seconds).SerializeToString()
         reply = pb.CertifyResponse.FromString(sent)
@@ -282,8 +313,8 @@ class TestOutcomes:
         assert reply.seconds == seconds
 
     @EXAMPLES
-    @given(outcome=st.one_of(predictions, abstentions, undecideds), seconds=floats)
-    def test_predict(self, outcome: Prediction | Abstention | Undecided, seconds: float) -> None:
+    @given(outcome=st.one_of(predictions, abstentions, undecideds, rejections), seconds=floats)
+    def test_predict(self, outcome: Prediction | Abstention | Undecided | Rejected, seconds: float) -> None:
         """The same for Predict."""
         sent = outcomes.predict_outcome_to_wire(outcome, seconds).SerializeToString()
         reply = pb.PredictResponse.FromString(sent)
@@ -298,12 +329,72 @@ class TestOutcomes:
         reply = outcomes.certify_outcome_to_wire(outcome, 0.0)
         assert reply.certificate.statement == outcome.statement
 
+    def test_a_rejection_of_no_detector_is_refused(self) -> None:
+        """It would have no reason."""
+        reply = pb.CertifyResponse(rejected=pb.Rejected())
+        with pytest.raises(errors.InternalError, match="no detector"):
+            outcomes.certify_outcome_from_wire(reply)
+
     def test_a_reply_without_an_outcome_is_refused(self) -> None:
         """A kind of outcome of a later version must not be read as one of ours."""
         with pytest.raises(errors.InternalError, match="update certserve"):
             outcomes.certify_outcome_from_wire(pb.CertifyResponse(seconds=1.0))
         with pytest.raises(errors.InternalError, match="update certserve"):
             outcomes.predict_outcome_from_wire(pb.PredictResponse(seconds=1.0))
+
+
+class TestMagnet:
+    """Batches of images, and what becomes of them."""
+
+    @EXAMPLES
+    @given(request=st.builds(DetectRequest, images=batches, model=texts))
+    def test_detect(self, request: DetectRequest) -> None:
+        """Every image keeps its place and its fit."""
+        sent = magnet.detect_request_to_wire(request).SerializeToString()
+        assert magnet.detect_request_from_wire(pb.DetectRequest.FromString(sent)) == request
+
+    @EXAMPLES
+    @given(request=st.builds(ReformRequest, images=batches, model=texts, png=st.booleans()))
+    def test_reform(self, request: ReformRequest) -> None:
+        """The same for Reform."""
+        sent = magnet.reform_request_to_wire(request).SerializeToString()
+        assert magnet.reform_request_from_wire(pb.ReformRequest.FromString(sent)) == request
+
+    @EXAMPLES
+    @given(found=st.lists(several_verdicts.map(Verdict), max_size=3))
+    def test_verdicts(self, found: list[Verdict]) -> None:
+        """What follows from the detectors' goes along, for callers in other languages."""
+        reply = pb.DetectResponse.FromString(magnet.verdicts_to_wire(found, 1.5).SerializeToString())
+        assert magnet.verdicts_from_wire(reply) == tuple(found)
+        assert reply.seconds == 1.5
+        for message, verdict in zip(reply.verdicts, found, strict=True):
+            assert (message.flagged, message.p_value) == (verdict.flagged, verdict.p_value)
+            assert (message.rate, message.statement) == (verdict.rate, verdict.statement)
+
+    def test_a_verdict_of_no_detector_is_refused(self) -> None:
+        """It would say that the image is not flagged."""
+        with pytest.raises(errors.InternalError, match="no detector"):
+            magnet.verdicts_from_wire(pb.DetectResponse(verdicts=[pb.Verdict(flagged=True)]))
+
+    @EXAMPLES
+    @given(found=st.lists(reformations, max_size=3).map(tuple))
+    def test_reformations(self, found: tuple[Reformation, ...]) -> None:
+        """Pixels bit for bit, and all beside them; the pixels are the caller's to write to."""
+        reply = pb.ReformResponse.FromString(magnet.reformations_to_wire(found, 2.5).SerializeToString())
+        read = magnet.reformations_from_wire(reply)
+        assert read == found
+        assert all(reformation.image.pixels.flags.writeable for reformation in read)
+        assert reply.seconds == 2.5
+
+    def test_what_is_wrong_is_named_with_its_place(self) -> None:
+        """Each image of the message by its number."""
+        images = [
+            pb.Image(),
+            pb.Image(tensor=pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=[1, 2, 2], data=b"123")),
+            pb.Image(fit=9),  # type: ignore[arg-type]
+        ]
+        malformed = magnet.detect_request_from_wire(pb.DetectRequest(images=images)).malformed
+        assert [violation.field for violation in malformed] == ["images[1].tensor.data", "images[2].fit"]
 
 
 class TestModels:
