@@ -30,6 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--allow-insecure", is_flag=True, default=None, help="Let other machines in without TLS and a token.")
 @click.option("--execution", help="Which of the bundles' executions, by name; default: see `certserve doctor`.")
 @click.option("--isolate", is_flag=True, default=None, help="Run each model in a process of its own.")
+@click.option("--reform", is_flag=True, default=None, help="Put each bundle's reformer before its classifier.")
 @click.option("--trust", is_flag=True, default=None, help="Allow bundles whose file can run code (torch.export).")
 @json_option
 @fails_in_one_sentence
@@ -50,7 +51,7 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host, port = _split(address)
     overrides = {
-        "server": {"host": host, "port": port, "execution": options["execution"], "isolate": options["isolate"]},
+        "server": {"host": host, "port": port, **{name: options[name] for name in ("execution", "isolate", "reform")}},
         "security": {name: options[name] for name in _SECURITY},
         "noise": {"secret_file": options["secret_file"]},
     }
@@ -61,6 +62,8 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
     how: dict[str, Any] = {
         "execution": settings.server.execution or None,
         "isolate": settings.server.isolate,
+        "reform": settings.server.reform,
+        "ready": True,
         "trust": settings.security.trust,
     }
     loaded = [LoadedModel.read(path_of(name), **how) for name in settings.models or (None,)]

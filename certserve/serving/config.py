@@ -28,7 +28,8 @@ class ConfigError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Address:
     """[server]: where to listen; how long calls in progress may take to finish at the end, in seconds; the execution
-    that every model runs (empty: as `certserve doctor` says), and whether each runs in a process of its own.
+    that every model runs (empty: as `certserve doctor` says); whether each runs in a process of its own; whether each
+    has its reformer before the classifier.
     """
 
     host: str = "127.0.0.1"
@@ -36,6 +37,7 @@ class Address:
     grace_seconds: float = 30.0
     execution: str = ""
     isolate: bool = False
+    reform: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

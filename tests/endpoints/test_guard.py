@@ -17,7 +17,7 @@ from certserve.errors import VerificationFailed
 from certserve.smoothing.outcomes import Rejected
 
 WHITE = np.full((1, 4, 4), 255, np.uint8)
-QUESTIONS = (
+QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("predict", {}),
     ("predict", {"plan": AnytimePlan()}),
     ("certify", {}),

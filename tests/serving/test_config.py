@@ -27,6 +27,7 @@ port = 9000
 grace_seconds = 5
 execution = "float32"
 isolate = true
+reform = true
 [security]
 tls_certificate = "server.pem"
 tls_key = "server.key"
@@ -64,7 +65,7 @@ class TestReading:
         """Every key there is."""
         assert read(tmp_path, WHOLE) == Config(
             models=("a", "bundles/b"),
-            server=Address("127.0.0.2", 9000, 5, "float32", True),
+            server=Address("127.0.0.2", 9000, 5, "float32", True, True),
             security=Security("server.pem", "server.key", "token", "signing.pem", False, True),
             noise=NoiseConfig("secret"),
             limits=RequestLimits(1000, 2000, 3000),
