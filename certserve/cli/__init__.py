@@ -18,6 +18,8 @@ _COMMANDS = {
     "demo": "certserve.cli.demo:demo",
     "certify": "certserve.cli.ask:certify",
     "predict": "certserve.cli.ask:predict",
+    "detect": "certserve.cli.magnet:detect",
+    "reform": "certserve.cli.magnet:reform",
     "verify": "certserve.cli.verify:verify",
     "secret": "certserve.cli.keys:secret",
     "signing-key": "certserve.cli.keys:signing_key",

@@ -26,33 +26,42 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Bound
 
-__all__ = ["certify", "connection_options", "predict"]
+__all__ = ["bundle_options", "certify", "connection_options", "model_to_ask", "predict"]
 
 _Ask = Callable[[Any, str, dict[str, Any]], Any]
 """The answer of a model about an image, told something more with the question."""
 
 _IMAGES = click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 
+_MODEL = click.option(
+    "--model", help="A bundle's directory or a packaged model's name; with --server, a served model's."
+)
+_FIT = click.option(
+    "--fit",
+    type=click.Choice([fit.value for fit in ImageFit]),
+    default=ImageFit.EXACT.value,
+    show_default=True,
+    help="What to do with an image of another size than the model's.",
+)
+_EXECUTION = click.option(
+    "--execution", help="Which of a bundle's executions, by name; default: see `certserve doctor`."
+)
+_TRUST = click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export).")
 _ASKING = (
-    click.option("--model", help="A bundle's directory or a packaged model's name; with --server, a served model's."),
+    _MODEL,
     click.option("--sigma", type=float, help="Noise level in units of pixels in [0, 1]; one of the model's."),
     click.option("--n", type=int, help="Draws that the answer rests on."),
     click.option("--alpha", type=float, help="Probability of a wrong answer, in (0, 1)."),
-    click.option(
-        "--fit",
-        type=click.Choice([fit.value for fit in ImageFit]),
-        default=ImageFit.EXACT.value,
-        show_default=True,
-        help="What to do with an image of another size than the model's.",
-    ),
+    _FIT,
     click.option(
         "--arithmetic",
         type=click.Choice([arithmetic.value for arithmetic in Arithmetic]),
         help="In which arithmetic noise is added; default: grid.",
     ),
     click.option("--guard", is_flag=True, help="Draw nothing where the model's detectors flag the image."),
-    click.option("--execution", help="Which of a bundle's executions, by name; default: see `certserve doctor`."),
-    click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export)."),
+    _EXECUTION,
+    click.option("--reform", is_flag=True, help="Put the bundle's reformer before its classifier."),
+    _TRUST,
     click.option(
         "--secret-file", type=click.Path(exists=True, dir_okay=False), help="64 hex digits that key the noise."
     ),
@@ -74,6 +83,7 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 
 connection_options = _options(*_CONNECTING)
+bundle_options = _options(_MODEL, _FIT, _EXECUTION, _TRUST)
 
 
 @click.command()
@@ -179,22 +189,36 @@ def _model(
     options: dict[str, Any], answers: list[Answer], total: int, report: Callable[[float, float | None], None]
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A model to ask, in this process or a server's, and what else it is told with each question."""
+    with model_to_ask(options) as (model, name):
+        if options["server"]:
+            yield model, {"model": name}
+        else:
+            yield model, {"on_progress": lambda done, of: report(len(answers) + done / of, total)}
+
+
+@contextmanager
+def model_to_ask(options: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """A model to ask, in this process or a server's, and the name that it is asked by.
+
+    Raises:
+        click.UsageError: options that do not go together.
+    """
     if options["server"]:
-        for name in ("secret_file", "execution", "trust"):
-            if options[name]:
+        for name in ("secret_file", "execution", "reform", "trust"):
+            if options.get(name):
                 option = "--" + name.replace("_", "-")
                 raise click.UsageError(f"{option} is for a bundle here; a server has its own.")
         from certserve.client import Client
 
         token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
         with Client(options["server"], root_certificates=options["root_certificates"], token=token) as client:
-            yield client, {"model": options["model"] or ""}
+            yield client, options["model"] or ""
         return
     if options["token_file"] or options["root_certificates"]:
         raise click.UsageError("--token-file and --root-certificates go with --server.")
     from certserve.endpoints.local import open_model
 
-    secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
-    given = {name: options[name] for name in ("execution", "trust")}
+    secret = Secret.from_file(Path(options["secret_file"])) if options.get("secret_file") else None
+    given = {name: options[name] for name in ("execution", "trust", "reform") if name in options}
     with open_model(options["model"], **given, key_source=secret) as model:
-        yield model, {"on_progress": lambda done, of: report(len(answers) + done / of, total)}
+        yield model, ""

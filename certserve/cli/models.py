@@ -41,7 +41,7 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
         print_json(rows)
         return
     table = Table(header_style="bold")
-    for heading in ("name", "input", "classes", "sigmas", "n0", "n", "alpha", "description"):
+    for heading in ("name", "input", "classes", "sigmas", "n0", "n", "alpha", "detectors", "description"):
         table.add_column(heading)
     for row in rows:
         defaults = row["defaults"]
@@ -53,9 +53,15 @@ def models(server: str | None, token_file: str | None, root_certificates: str | 
             str(defaults["n0"]),
             str(defaults["n"]),
             str(defaults["alpha"]),
+            _detectors(row["magnet"]),
             escape(row["description"]),
         )
     stdout().print(table)
+
+
+def _detectors(magnet: dict[str, Any] | None) -> str:
+    """How many there are, and their nominal false-positive rate together."""
+    return "none" if magnet is None else f"{len(magnet['detectors'])}, rate {magnet['rate']:g}"
 
 
 def _base64(key: bytes) -> str:
@@ -64,6 +70,7 @@ def _base64(key: bytes) -> str:
 
 def _packaged() -> list[dict[str, Any]]:
     from certserve import bundle, zoo
+    from certserve.endpoints.models import magnet_info
 
     return [
         {
@@ -75,6 +82,7 @@ def _packaged() -> list[dict[str, Any]]:
             "colour": found.colour,
             "sigmas": list(found.sigmas),
             "defaults": asdict(found.defaults),
+            "magnet": asdict(magnet) if (magnet := magnet_info(found)) is not None else None,
         }
         for found in (bundle.read(zoo.path_of(name)) for name in zoo.packaged())
     ]

@@ -14,7 +14,7 @@ from certserve import bundle, zoo
 def test_the_table_lists_the_packaged_models(cli: Any) -> None:
     result = cli("models")
     assert result.exit_code == 0
-    for heading in ("name", "input", "classes", "sigmas", "n0", "alpha"):
+    for heading in ("name", "input", "classes", "sigmas", "n0", "alpha", "detectors"):
         assert heading in result.stdout
     assert zoo.DEFAULT in result.stdout
     assert "1x28x28" in result.stdout
@@ -27,6 +27,9 @@ def test_json_has_every_label_and_default(cli: Any) -> None:
     assert listed[zoo.DEFAULT]["labels"] == list(found.labels)
     assert listed[zoo.DEFAULT]["sigmas"] == list(found.sigmas)
     assert listed[zoo.DEFAULT]["defaults"]["n"] == found.defaults.n
+    assert found.magnet is not None
+    assert [d["name"] for d in listed[zoo.DEFAULT]["magnet"]["detectors"]] == [d.name for d in found.magnet.detectors]
+    assert listed[zoo.DEFAULT]["magnet"]["rate"] == found.magnet.rate
 
 
 def test_a_damaged_model_is_one_sentence(

@@ -110,7 +110,8 @@ def test_a_command_parses(command: str, folder: Path) -> None:
     parse(command, folder)
 
 
-@pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"], ["bundle", "create"],
+@pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"],
+                                   ["detect"], ["reform"], ["bundle", "create"],
                                    ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
                                    ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["secret"], ["secret", "new"],
