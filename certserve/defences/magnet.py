@@ -31,6 +31,7 @@ __all__ = [
     "LoadedMagnet",
     "Reformed",
     "Verdict",
+    "answers",
     "classifier_of",
     "load_magnet",
     "reform",
@@ -159,6 +160,17 @@ def classifier_of(bundle: Bundle, precision: str, *, trust: bool = False) -> Loa
         f"{bundle.path}: its MagNet was calibrated with the classifier in {precision}, which cannot run here; "
         "calibrate it again with `certserve train magnet`"
     )
+
+
+def answers(classifier: LoadedExecution, pixels: Pixels) -> npt.NDArray[np.int64]:
+    """The classifier's labels, (rows,), for pixels in [0, 1], (rows, *shape).
+
+    Raises:
+        BackendFailed: the runtime failed.
+    """
+    logits = run_rows(classifier.backend.logits, pixels, classifier.shapes)
+    found: npt.NDArray[np.int64] = logits.argmax(axis=1).astype(np.int64)
+    return found
 
 
 def reform(reformer: LoadedAutoencoder, pixels: Pixels) -> Pixels:
