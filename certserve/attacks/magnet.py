@@ -60,13 +60,14 @@ class Nearest:
     """Carlini and Wagner's L2 attack.
 
     Attributes:
-        kappa: the confidence, in logits. searches, steps: see `CarliniWagner`.
+        kappa: the confidence, in logits. searches, steps, first: see `CarliniWagner`.
         adaptive: whether it gets past the reformer and the detectors too.
     """
 
     kappa: float
     searches: int
     steps: int
+    first: float = 1e-3
     adaptive: bool = False
 
     @property
@@ -144,7 +145,7 @@ class Networks:
         objective = Evasion(pipelines=(self._classifier,), kappa=how.kappa)
         if how.adaptive:
             objective = Evasion(pipelines=(self._defended,), detectors=self._detectors, kappa=how.kappa)
-        settings = CarliniWagner(searches=how.searches, steps=how.steps)
+        settings = CarliniWagner(searches=how.searches, steps=how.steps, first=how.first)
         found = carlini_wagner(objective, images, labels, how=settings)
         return found.images, found.distances.isfinite()
 

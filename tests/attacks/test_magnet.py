@@ -42,9 +42,8 @@ def served(bundle: Bundle) -> LoadedMagnet:
 @pytest.fixture(scope="module")
 def images() -> Pixels:
     """Its first samples."""
-    return np.stack([np.asarray(Image.open(path).convert("L"), np.float32) / 255 for path in zoo.samples()[:4]])[
-        :, None
-    ]
+    pixels = [np.asarray(Image.open(path).convert("L")) for path in zoo.samples()[:4]]
+    return np.stack(pixels)[:, None].astype(np.float32) / np.float32(255)
 
 
 @pytest.fixture(scope="module")

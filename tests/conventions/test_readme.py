@@ -114,8 +114,9 @@ def test_a_command_parses(command: str, folder: Path) -> None:
                                    ["detect"], ["reform"], ["bundle", "create"],
                                    ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
                                    ["doctor"],
-                                   ["evaluate", "certify"], ["evaluate", "coverage"], ["secret"], ["secret", "new"],
-                                   ["secret", "rotate"], ["secret", "commitment"], ["signing-key"],
+                                   ["evaluate", "certify"], ["evaluate", "coverage"], ["evaluate", "magnet"],
+                                   ["secret"], ["secret", "new"], ["secret", "rotate"], ["secret", "commitment"],
+                                   ["signing-key"],
                                    ["signing-key", "new"], ["signing-key", "public"]],
                          ids=" ".join)  # fmt: skip
 def test_the_example_of_the_help_parses(words: list[str], folder: Path) -> None:
