@@ -115,6 +115,14 @@ def test_the_adaptive_attack_passes_what_the_oblivious_one_does_not_know(
     assert not any(verdict.flagged for verdict in served.detect(adaptive.images))
 
 
+def test_the_adaptive_attack_heeds_every_detector(bundle: Bundle, thresholds: Any, images: Pixels, labels: Any) -> None:
+    how, wrong = Nearest(0.0, 1, 2, adaptive=True), (labels + 1) % 10  # the answer is another from the start
+    for blind in (None, *range(len(thresholds))):  # no score is below 0
+        chosen = tuple(-1.0 if i == blind else 1.0 for i in range(len(thresholds)))
+        found = Networks(bundle, chosen).attack(how, images, wrong, batch=4, done=lambda done: None)
+        assert found.attained.tolist() == [blind is None] * len(images)
+
+
 def test_a_function_is_run_once_for_a_tensor() -> None:
     calls = []
 
