@@ -21,7 +21,7 @@ from certserve.backends.reconstruction import LoadedAutoencoder
 from certserve.bundle import Autoencoder, Bundle, Detector, Magnet
 from certserve.defences.calibration import Calibration
 from certserve.defences.divergence import jensen_shannon
-from certserve.defences.magnet import LoadedMagnet, Reformed, Verdict, load_magnet, reform, scores
+from certserve.defences.magnet import LoadedMagnet, Reformed, Verdict, load_magnet, reform, reformed, scores
 from certserve.errors import BundleError
 
 Array = npt.NDArray[np.float32]
@@ -228,6 +228,26 @@ def test_a_bundle_s_magnet_is_loaded_and_asked(made: Bundle, classifier: LoadedE
         assert {v.detectors[column].validation_images for v in verdicts} == {99}
     assert magnet.reformer is not None
     assert reform(magnet.reformer, images(9)) == pytest.approx(images(9) / 2)
+
+
+def test_the_execution_after_the_reformer_is_checked_as_a_whole(
+    made: Bundle, classifier: LoadedExecution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Any] = []
+
+    def notes(backend: Any, sigma: float) -> Any:
+        checked.append(backend)
+        return check_rows(backend, sigma)
+
+    monkeypatch.setattr("certserve.defences.magnet.check_rows", notes)
+    found = reformed(made, classifier)
+    assert checked == [found.backend]
+    assert isinstance(found.backend, Reformed)
+    assert found.name == "reformed-float64"
+    other = dataclasses.replace(made, digests={**made.digests, "half.onnx": "0" * 64})
+    assert reformed(other, classifier).fingerprint != found.fingerprint == reformed(made, classifier).fingerprint
+    with pytest.raises(BundleError, match="has no reformer; make one with `certserve train magnet"):
+        reformed(dataclasses.replace(made, magnet=None), classifier)
 
 
 def test_a_bundle_without_one_says_how_to_make_it(made: Bundle) -> None:

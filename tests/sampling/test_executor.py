@@ -279,3 +279,18 @@ def test_other_questions_are_answered_in_their_turn(subject: Subject) -> None:
     with pytest.raises(BackendFailed, match="told to"):
         subject.executor.ask(pixels).result(TIMEOUT)
     assert subject.executor.ask(pixels).result(TIMEOUT).shape == (2, 4)
+
+
+def test_a_batch_runs_beside_another_question(pair: Subject) -> None:
+    """Where two run at a time, one that takes long holds up neither."""
+    pair.executor.admit(1, _source(1))
+    pair.hold_one()
+    asked = pair.executor.ask(np.full((2, 3, 8, 8), 0.5, np.float32))
+    end = time.monotonic() + TIMEOUT
+    while not pair.held() and time.monotonic() < end:
+        time.sleep(0.005)
+    (labels,) = pair.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)]).result(TIMEOUT)
+    assert len(labels) == 8
+    assert not asked.done()
+    pair.go()
+    assert asked.result(TIMEOUT).shape == (2, 4)

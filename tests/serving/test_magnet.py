@@ -221,6 +221,21 @@ class TestWhileBusy:
 
         monkeypatch.setattr(executor, "_answer", waits)
 
+    def test_a_batch_takes_the_device_in_pieces(
+        self, client: Any, running: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that draws come in between."""
+        executor, rows = running.engine()._executor, []
+        answer = executor._answer
+
+        def notes(question: Any) -> Any:
+            rows.append(len(question.pixels))
+            return answer(question)
+
+        monkeypatch.setattr(executor, "_answer", notes)
+        client.detect([GREY] * 100)
+        assert sorted(rows) == [4, 32, 32, 32]
+
     @pytest.mark.usefixtures("slow")
     def test_the_loop_goes_on(self, client: Any) -> None:
         """Other calls are answered meanwhile."""
