@@ -53,7 +53,8 @@ def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cli/serve.py", "def late() -> None:\n    import onnxruntime", "Runtimes are imported in backends only"),
         ("training/loss.py", "import onnxruntime", "Training and attacks need torch, and serve nothing"),
         ("attacks/steps.py", "import openvino", "Training and attacks need torch, and serve nothing"),
-        ("endpoints/local.py", "def late() -> None:\n    import certserve.attacks.norms", _DOWN),
+        ("attacks/steps.py", "def late() -> None:\n    import certserve.defences.divergence", _DOWN),
+        ("defences/magnet.py", "def late() -> None:\n    import torch", "Runtimes are imported in backends only"),
         ("cli/serve.py", "import certserve.v1.certserve_pb2", "Generated code is touched at the edge only"),
     ],
 )

@@ -1,0 +1,43 @@
+"""Steps of images inside the ball and the box, and what a search hands back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from certserve.attacks.norms import Norm
+from certserve.attacks.steps import project
+
+__all__ = ["Found", "draw", "moved"]
+
+
+class Found(NamedTuple):
+    """Where a search led.
+
+    Attributes:
+        images: (batch, *input), float64, in [0, 1] and, up to rounding, in the ball.
+        passes: (batch,), int64: rows that went through the network forward and back for each image.
+        stopped: (batch,), bool: whether the search stopped early, as what it had was enough.
+    """
+
+    images: Tensor
+    passes: Tensor
+    stopped: Tensor
+
+
+def moved(exact: Tensor, points: Tensor, step: Tensor, norm: Norm, limit: Tensor) -> Tensor:
+    """The points after the step, put back into the box and then into the balls around `exact` of radius `limit`.
+
+    In this order, what the box cuts off is no part of the length that the ball allows.
+    """
+    change = (points + step).clamp(0.0, 1.0) - exact
+    return exact + project(change, norm, limit)
+
+
+def draw(images: Tensor, draws: int, sigma: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise (draws, *images.shape); without noise (1, *images.shape) of zeros."""
+    if not sigma:
+        return images.new_zeros(1, *images.shape)
+    return images.new_empty(draws, *images.shape).normal_(0.0, sigma, generator=generator)
