@@ -20,6 +20,7 @@ _COMMANDS = {
     "predict": "certserve.cli.ask:predict",
     "detect": "certserve.cli.magnet:detect",
     "reform": "certserve.cli.magnet:reform",
+    "robustify": "certserve.cli.robustify:robustify",
     "verify": "certserve.cli.verify:verify",
     "secret": "certserve.cli.keys:secret",
     "signing-key": "certserve.cli.keys:signing_key",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from certserve import images
+from certserve.defences.preemptive.methods import Budget
 from certserve.endpoints.models import ServedModel
 from certserve.endpoints.plans import Budgets, CertifyPlan, PredictPlan
-from certserve.endpoints.requests import CertifyRequest, PredictRequest
+from certserve.endpoints.requests import CertifyRequest, PredictRequest, RobustifyRequest
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
@@ -112,6 +113,22 @@ class Checks:
                 f"{least}",
             )
         return plan
+
+    def budget(self, request: RobustifyRequest) -> Budget | None:
+        """How far the image may be moved; None where something is wrong with it."""
+        if any(violation.field in ("delta", "epsilon", "norm") for violation in self._violations):
+            return None
+        if request.delta is None:
+            self._add("delta", "is missing; say how far the image may be moved")
+            return None
+        epsilon = request.delta if request.epsilon is None else request.epsilon
+        try:
+            budget = Budget(norm=request.norm, delta=request.delta, epsilon=epsilon)
+            budget.check(math.prod(self._model.bundle.shape))
+        except ValueError as error:
+            self._add("epsilon" if "epsilon" in str(error) else "delta", str(error))
+            return None
+        return budget
 
     def conclude(self, image: ImageInput | None, nonce: bytes, time_budget: float | None) -> ImageInput:
         """The image, if nothing was wrong.

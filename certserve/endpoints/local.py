@@ -23,9 +23,12 @@ from certserve.endpoints.requests import (
     PredictArguments,
     PredictRequest,
     ReformRequest,
+    RobustifyArguments,
+    RobustifyRequest,
     as_image,
     as_images,
 )
+from certserve.endpoints.robustify import Robustified
 from certserve.endpoints.service import Service, running
 from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
 from certserve.errors import Unavailable
@@ -166,6 +169,26 @@ class LocalModel:
         """
         request = ReformRequest(images=as_images(images, fit), model=model, png=png)
         return self._wait(self._open.magnet.reform(request, timeout=timeout))
+
+    def robustify(
+        self,
+        image: AnyImage,
+        *,
+        delta: float,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+        **question: Unpack[RobustifyArguments],
+    ) -> Robustified:
+        """A safer 8-bit image near this one, with the certificates of both; see `Robustified`. Needs torch.
+
+        Args:
+            delta: how far the image may be moved, in input units; see `RobustifyRequest` for the rest.
+            on_progress: told (done, planned), in passes through the network and draws.
+
+        `timeout` and errors as for `predict`; also `BundleError`, where the bundle has no gradients.
+        """
+        request = RobustifyRequest(image=as_image(image), delta=delta, **question)
+        return self._wait(self._open.robustify.robustify(request, timeout=timeout, on_progress=on_progress))
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The one model there is."""

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 
+from certserve.attacks.norms import Norm
 from certserve.bundle import Defaults
+from certserve.defences.preemptive.methods import Bilevel, CertMargin, Fast, How, Method
 from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
@@ -32,6 +34,8 @@ __all__ = [
     "PredictArguments",
     "PredictRequest",
     "ReformRequest",
+    "RobustifyArguments",
+    "RobustifyRequest",
     "as_image",
     "as_images",
 ]
@@ -43,7 +47,7 @@ AnyImage: TypeAlias = "ImageInput | bytes | str | os.PathLike[str] | np.ndarray[
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"
 """One image, or several; an array of four axes is several."""
 
-Request: TypeAlias = "PredictRequest | CertifyRequest | DetectRequest | ReformRequest"
+Request: TypeAlias = "PredictRequest | CertifyRequest | DetectRequest | ReformRequest | RobustifyRequest"
 
 
 def as_image(image: AnyImage) -> ImageInput:
@@ -141,7 +145,11 @@ def _one_of(*kinds: type) -> Callable[[Any], Any]:
     return check
 
 
-_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce", "guard", "png"})
+def _method(value: Any) -> Method | How:
+    return value if isinstance(value, CertMargin | Bilevel | Fast) else Method(value)
+
+
+_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce", "guard", "png", "norm", "method"})
 _EXPECTED = {
     "model": "a name",
     "fit": "one of " + ", ".join(ImageFit),
@@ -156,6 +164,10 @@ _EXPECTED = {
     "nonce": "bytes",
     "guard": "True or False",
     "png": "True or False",
+    "delta": "a number",
+    "epsilon": "a number",
+    "norm": "one of " + ", ".join(Norm),
+    "method": "one of " + ", ".join(Method) + ", or the settings of one",
 }
 _FIXED = FixedPlan()
 _KINDS: Mapping[str, Callable[[Any], Any]] = {
@@ -172,6 +184,14 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
 }
 _PREDICT_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, AnytimePlan)}
 _CERTIFY_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, TargetPlan, LooksPlan), "bound": Bound}
+_ROBUSTIFY_KINDS = {
+    **{name: kind for name, kind in _KINDS.items() if name not in ("time_budget", "arithmetic")},
+    "bound": Bound,
+    "delta": _real,
+    "epsilon": _real,
+    "norm": Norm,
+    "method": _method,
+}
 
 
 class PredictArguments(TypedDict, total=False):
@@ -205,6 +225,22 @@ class CertifyArguments(TypedDict, total=False):
     arithmetic: Arithmetic | None
     nonce: bytes
     guard: bool
+
+
+class RobustifyArguments(TypedDict, total=False):
+    """What may be said of a Robustify besides its image and delta; see `RobustifyRequest`."""
+
+    epsilon: float | None
+    norm: Norm
+    method: Method | How
+    model: str
+    fit: ImageFit
+    sigma: float | None
+    n0: int | None
+    n: int | None
+    alpha: float | None
+    bound: Bound
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +329,37 @@ class ReformRequest:
 
     def __post_init__(self) -> None:
         _normalise(self, {"model": _text, "png": _truth})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustifyRequest:
+    """A question for an image near this one that is safer; None means the model's default.
+
+    Attributes:
+        delta: how far the image may be moved, in input units. epsilon: how far an adversary may move it afterwards;
+            None: delta. norm: that bounds both.
+        method: how to search, with the settings of `how_of` or with others.
+        n0, n, alpha, bound: of the certificates before and after, by FixedPlan.
+        The rest as for `PredictRequest`.
+    """
+
+    image: ImageInput | None
+    delta: float | None = None
+    epsilon: float | None = None
+    norm: Norm = Norm.L2
+    method: Method | How = Method.CERT_MARGIN
+    model: str = ""
+    fit: ImageFit = ImageFit.EXACT
+    sigma: float | None = None
+    n0: int | None = None
+    n: int | None = None
+    alpha: float | None = None
+    bound: Bound = Bound.BINARY
+    nonce: bytes = b""
+    malformed: tuple[Violation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _normalise(self, _ROBUSTIFY_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

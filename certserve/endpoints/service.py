@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.magnet import MagnetEndpoints
 from certserve.endpoints.models import LoadedModel, Models
+from certserve.endpoints.robustify import RobustifyEndpoint
 from certserve.endpoints.signatures import SigningKey
 from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.images import Limits
@@ -19,6 +20,7 @@ from certserve.smoothing.bounds import LARGEST_N
 __all__ = ["Service", "running"]
 
 _DECODERS = 2
+_SEARCHERS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Service:
     models: Models
     smoothing: SmoothingEndpoints
     magnet: MagnetEndpoints
+    robustify: RobustifyEndpoint
 
 
 @asynccontextmanager
@@ -41,10 +44,13 @@ async def running(
 ) -> AsyncIterator[Service]:
     """The service, while the context is open; requests still running at its end fail with `Unavailable`."""
     decoder = ThreadPoolExecutor(_DECODERS, thread_name_prefix="certserve-decode")
+    searcher = ThreadPoolExecutor(_SEARCHERS, thread_name_prefix="certserve-search")
+    limits = limits or Limits()
     try:
         async with Models(loaded, Epochs(secret), signing_key=signing_key, largest_n=largest_n) as models:
-            limits = limits or Limits()
             magnet = MagnetEndpoints(models, decoder, limits)
-            yield Service(models, SmoothingEndpoints(models, decoder, limits), magnet)
+            smoothing = SmoothingEndpoints(models, decoder, limits)
+            yield Service(models, smoothing, magnet, RobustifyEndpoint(models, smoothing, searcher, limits))
     finally:
+        searcher.shutdown(wait=True, cancel_futures=True)
         decoder.shutdown(wait=True, cancel_futures=True)

@@ -111,7 +111,7 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"],
-                                   ["detect"], ["reform"], ["bundle", "create"],
+                                   ["detect"], ["reform"], ["robustify"], ["bundle", "create"],
                                    ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
                                    ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["evaluate", "magnet"],

@@ -21,10 +21,10 @@ from certserve.attacks.steps import scaled, steepest
 from certserve.defences.preemptive.ball import Found, draw, moved
 from certserve.defences.preemptive.bilevel import bilevel
 from certserve.defences.preemptive.fast import fast
-from certserve.defences.preemptive.margin import ascent, cert_margin, smoothed_margin
+from certserve.defences.preemptive.margin import ascent, cert_margin, margin_of
 from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, How
 
-__all__ = ["Moved", "robustify"]
+__all__ = ["Moved", "robustify", "seeded"]
 
 Images = npt.NDArray[np.uint8]
 
@@ -40,14 +40,19 @@ class Moved(NamedTuple):
     Attributes:
         images: uint8, (batch, *input): within delta of the originals as real numbers, pixel k standing for k / 255.
         successes: (batch,), bool: whether the search judges that the label survives an adversary of epsilon. With
-            noise: sigma / 2 * margin, estimated, is at least epsilon. Without: an attack attains a loss of ln 2 at
-            most. An estimate, no promise.
+            noise: sigma * Phi^-1 of the label's share of the judge's votes is at least epsilon. Without: an attack
+            attains a loss of ln 2 at most. An estimate, no promise.
         passes: (batch,), int64: rows that went through the network forward and back for each image.
     """
 
     images: Images
     successes: npt.NDArray[np.bool_]
     passes: npt.NDArray[np.int64]
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator for `robustify`, in the state that a seed below 2^63 gives."""
+    return torch.Generator().manual_seed(seed)
 
 
 def robustify(
@@ -147,24 +152,22 @@ def _judged(
     sigma: float,
     generator: torch.Generator,
 ) -> tuple[Images, npt.NDArray[np.bool_]]:
-    """Of each image the candidate of the largest margin, all on the same draws, and whether it is large enough."""
+    """Of each image the candidate of the largest margin, all on the same draws, and whether its votes are enough."""
     noise = draw(_tensor(candidates[0]), _JUDGING, sigma, generator)
+    logits = [_logits(classifier, _tensor(candidate), noise) for candidate in candidates]
+    best = torch.stack([margin_of(each, labels) for each in logits]).argmax(0)
+    votes = torch.stack([(each.argmax(2) == labels).sum(0) for each in logits]).gather(0, best[None])[0]
+    share = (votes.to(torch.float64) + 0.5) / (_JUDGING + 1)
+    chosen = np.stack(candidates)[best.numpy(), np.arange(len(labels))]
+    return chosen, (sigma * torch.special.ndtri(share) >= budget.epsilon).numpy()
+
+
+def _logits(classifier: Classifier, pixels: Tensor, noise: Tensor) -> Tensor:
+    """Of the noisy copies, (draws, batch, classes), a few rows at a time."""
+    rows = (pixels + noise).flatten(0, 1)
     with torch.no_grad():
-        each = [_margin(classifier, _tensor(candidate), labels, noise) for candidate in candidates]
-    margins = torch.stack(each)
-    best = margins.argmax(0)
-    stacked = np.stack(candidates)
-    chosen = stacked[best.numpy(), np.arange(len(labels))]
-    return chosen, (sigma / 2 * margins.amax(0) >= budget.epsilon).numpy()
-
-
-def _margin(classifier: Classifier, pixels: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-    """`smoothed_margin`, a few rows at a time."""
-
-    def chunked(rows: Tensor) -> Tensor:
-        return torch.cat([classifier(rows[first : first + _CHUNK]) for first in range(0, len(rows), _CHUNK)])
-
-    return smoothed_margin(chunked, pixels, labels, noise)
+        each = torch.cat([classifier(rows[first : first + _CHUNK]) for first in range(0, len(rows), _CHUNK)])
+    return each.view(len(noise), len(pixels), -1)
 
 
 def _attacked(

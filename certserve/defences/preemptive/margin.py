@@ -18,7 +18,7 @@ from certserve.attacks.steps import scaled, steepest
 from certserve.defences.preemptive.ball import Found, draw, moved
 from certserve.defences.preemptive.methods import Budget, CertMargin
 
-__all__ = ["ascent", "cert_margin", "smoothed_margin"]
+__all__ = ["ascent", "cert_margin", "margin_of", "smoothed_margin"]
 
 _SMALLEST = 1e-280  # Phi^-1 and its derivative are finite from here on
 _SHORTEST = 0.03  # of the first step
@@ -31,9 +31,13 @@ def smoothed_margin(classifier: Classifier, images: Tensor, labels: Tensor, nois
         images: (batch, *input). labels: int64, (batch,).
         noise: (draws, batch, *input), in input units; G is the mean softmax over these draws.
     """
-    logits = classifier((images + noise).flatten(0, 1)).view(len(noise), len(images), -1)
+    return margin_of(classifier((images + noise).flatten(0, 1)).view(len(noise), len(images), -1), labels)
+
+
+def margin_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the smoothed margin, (batch,), float64, from the logits of noisy copies, (draws, batch, classes)."""
     # In logarithms: 1 - G_y would be 0 long before Phi^-1 of it is infinite.
-    each = torch.logsumexp(functional.log_softmax(logits.to(torch.float64), 2), 0) - math.log(len(noise))
+    each = torch.logsumexp(functional.log_softmax(logits.to(torch.float64), 2), 0) - math.log(len(logits))
     label = labels.unsqueeze(1)
     own, others = each.gather(1, label).squeeze(1), each.scatter(1, label, -math.inf)
     second = others.argmax(1, keepdim=True)

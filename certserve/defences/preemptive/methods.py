@@ -132,6 +132,11 @@ class Bilevel:
         if not self.enough >= 0.0:
             raise ValueError(f"expected a loss of 0 or more to be enough, not {self.enough}")
 
+    @property
+    def most_passes(self) -> int:
+        """Rows that go through the network forward and back for an image, at most."""
+        return self.steps * (self.inner_steps + 1) * self.draws + self.inner_steps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fast:
@@ -154,6 +159,11 @@ class Fast:
 
     def __post_init__(self) -> None:
         _check_counts(draws=self.draws, attack_steps=self.attack_steps)
+
+    @property
+    def most_passes(self) -> int:
+        """Rows that go through the network forward and back for an image, at most."""
+        return 2 * self.draws + self.attack_steps
 
 
 How: TypeAlias = CertMargin | Bilevel | Fast
