@@ -67,7 +67,9 @@ class _Done(NamedTuple):
 @click.option("--n0", type=int, help="Selection draws of each certificate.")
 @click.option("--n", type=int, help="Estimation draws of each certificate.")
 @click.option("--alpha", type=float, help="Probability of a false certificate, in (0, 1), for each.")
-@click.option("--bound", type=click.Choice(list(Bound)), default=Bound.BINARY.value, help="On the runner-up.")
+@click.option(
+    "--bound", type=click.Choice([bound.value for bound in Bound]), default=Bound.BINARY.value, help="On the runner-up."
+)
 @click.option(
     "--fit",
     type=click.Choice([fit.value for fit in ImageFit]),
