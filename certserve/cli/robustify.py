@@ -98,17 +98,17 @@ def robustify(source: Path, output: Path, force: bool, as_json: bool, **options:
              certserve robustify photos -o made --model cifar10 --fit resize-crop
     """
     pairs = _pairs(source, output)
-    todo = pairs if force else [pair for pair in pairs if not pair[1].exists()]
+    missing = pairs if force else [pair for pair in pairs if not pair[1].exists()]
     question = _question(options)
     if source.is_dir():
         output.mkdir(parents=True, exist_ok=True)
-    done, refused = _move(todo, question, options) if todo else ([], [])
+    done, refused = _move(missing, question, options) if missing else ([], [])
     if as_json:
         print_json([_document(each) for each in done])
     elif done:
         _print(done)
-    if len(todo) < len(pairs):
-        count = len(pairs) - len(todo)
+    if len(missing) < len(pairs):
+        count = len(pairs) - len(missing)
         click.echo(f"certserve: {count} of {len(pairs)} written before; --force writes them again.", err=True)
     for sentence in refused:
         click.echo(f"certserve: {sentence}", err=True)
@@ -152,7 +152,7 @@ def _question(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _move(
-    todo: list[tuple[Path, Path]], question: dict[str, Any], options: dict[str, Any]
+    missing: list[tuple[Path, Path]], question: dict[str, Any], options: dict[str, Any]
 ) -> tuple[list[_Done], list[str]]:
     """What became of each image, and a sentence about every one that was refused."""
     from certserve.endpoints.local import open_model
@@ -161,17 +161,17 @@ def _move(
     refused: list[str] = []
     secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
     given = {name: options[name] for name in ("execution", "trust")}
-    title = f"moving {len(todo)} image{'s' * (len(todo) > 1)}"
+    title = f"moving {len(missing)} image{'s' * (len(missing) > 1)}"
     with (
-        progress_bar(title, len(todo)) as report,
+        progress_bar(title, len(missing)) as report,
         open_model(options["model"], **given, key_source=secret) as model,
     ):
-        for position, (source, target) in enumerate(todo):
+        for position, (source, target) in enumerate(missing):
             try:
-                done.append(_one(model, source, target, question, _shown(report, position, len(todo))))
+                done.append(_one(model, source, target, question, _shown(report, position, len(missing))))
             except InvalidRequest as error:
                 refused.append(f"{source.name}: {error}")
-            report(position + 1, len(todo))
+            report(position + 1, len(missing))
     return done, refused
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 from certserve.cli import robustify as command
 from certserve.smoothing.document import from_document
+from certserve.smoothing.outcomes import Certificate
 
 ASKED = ("--model", "mnist", "--execution", "torch-float32", "--method", "fast", "--n", "100", "--alpha", ".05")
 
@@ -57,6 +58,7 @@ def test_json_has_both_certificates(cli: Any, photos: Path, tmp_path: Path) -> N
     (found,) = json.loads(cli("robustify", photos / "a.png", "-o", tmp_path / "s.png", *ASKED, "--json").stdout)
     outcomes = {name: from_document(found[name]) for name in ("before", "after", "predicted_before", "predicted_after")}
     assert outcomes["before"].setting == outcomes["after"].setting
+    assert isinstance(outcomes["after"], Certificate)
     assert found["radius_after"] == outcomes["after"].radius
     assert found["uplift_efficiency"] == (found["radius_after"] - found["radius_before"]) / 0.5
     assert found["written"] == str(tmp_path / "s.png")
