@@ -164,10 +164,10 @@ def test_a_closed_model_says_so() -> None:
 
 def test_real_images_gain_a_good_part_of_delta(shared_data: Path) -> None:
     data = read([shared_data / "cifar10" / "cifar10_test_a.npz"])
-    chosen = [7, 9, 16]  # of small radii: few draws show how much they grow
+    chosen = [7, 9]  # of small radii: few draws show how much they grow
     with certserve.open("cifar10", execution="torch-float32", key_source=SECRET) as opened:
         results = [
-            opened.robustify(data.images[i], delta=0.5, n=300, method=CertMargin(steps=10, draws=16)) for i in chosen
+            opened.robustify(data.images[i], delta=0.5, n=300, method=CertMargin(steps=8, draws=16)) for i in chosen
         ]
     before = [result.radius_before for result in results]
     after = [result.radius_after for result in results]
