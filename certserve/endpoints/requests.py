@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
@@ -13,8 +12,9 @@ import numpy as np
 
 from certserve.attacks.norms import Norm
 from certserve.bundle import Defaults
-from certserve.defences.preemptive.methods import Bilevel, CertMargin, Fast, How, Method
-from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
+from certserve.defences.preemptive.methods import How, Method
+from certserve.endpoints.fields import CERTIFY, DETECT, EXPECTED, PREDICT, REFORM, ROBUSTIFY, normalise
+from certserve.endpoints.plans import CertifyPlan, FixedPlan, PredictPlan
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
 from certserve.noise.arithmetic import Arithmetic
@@ -46,8 +46,6 @@ AnyImage: TypeAlias = "ImageInput | bytes | str | os.PathLike[str] | np.ndarray[
 
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"
 """One image, or several; an array of four axes is several."""
-
-Request: TypeAlias = "PredictRequest | CertifyRequest | DetectRequest | ReformRequest | RobustifyRequest"
 
 
 def as_image(image: AnyImage) -> ImageInput:
@@ -83,7 +81,7 @@ def as_images(images: AnyImages, fit: ImageFit = ImageFit.EXACT) -> tuple[Fitted
         InvalidRequest: the fit is none. OSError, TypeError: as `as_image`.
     """
     if fit not in tuple(ImageFit):
-        raise InvalidRequest([Violation("fit", f"{fit!r:.100} is not {_EXPECTED['fit']}")])
+        raise InvalidRequest([Violation("fit", f"{fit!r:.100} is not {EXPECTED['fit']}")])
     several = isinstance(images, Iterable) and not isinstance(images, EncodedImage | RawImage | bytes | str)
     if isinstance(images, np.ndarray):
         several = images.ndim > 3
@@ -91,107 +89,7 @@ def as_images(images: AnyImages, fit: ImageFit = ImageFit.EXACT) -> tuple[Fitted
     return tuple(FittedImage(as_image(image), ImageFit(fit)) for image in listed)
 
 
-def _normalise(request: Request, kinds: Mapping[str, Callable[[Any], Any]]) -> None:
-    """Give every field its exact type, so that equal questions are one question, whatever Python type asked it.
-
-    What cannot be converted is left out and named in `malformed`.
-    """
-    wrong = list(request.malformed)
-    for name, convert in kinds.items():
-        value = getattr(request, name)
-        try:
-            converted = None if value is None and name not in _REQUIRED else convert(value)
-        except (TypeError, ValueError, OverflowError):
-            wrong.append(Violation(name, f"{value!r:.100} is not {_EXPECTED[name]}"))
-            converted = type(request).__dataclass_fields__[name].default
-        object.__setattr__(request, name, converted)
-    object.__setattr__(request, "malformed", tuple(wrong))
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError("a truth value is no number of draws")
-    return operator.index(value)
-
-
-def _real(value: Any) -> float:
-    if isinstance(value, bool | str | bytes):
-        raise TypeError("not a number")
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if value not in (True, False):
-        raise TypeError("not a truth value")
-    return bool(value)
-
-
-def _bytes(value: Any) -> bytes:
-    return bytes(memoryview(value))
-
-
-def _one_of(*kinds: type) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if not isinstance(value, kinds):
-            raise TypeError("not one of them")
-        return value
-
-    return check
-
-
-def _method(value: Any) -> Method | How:
-    return value if isinstance(value, CertMargin | Bilevel | Fast) else Method(value)
-
-
-_REQUIRED = frozenset({"model", "fit", "plan", "bound", "nonce", "guard", "png", "norm", "method"})
-_EXPECTED = {
-    "model": "a name",
-    "fit": "one of " + ", ".join(ImageFit),
-    "sigma": "a number",
-    "n0": "a whole number",
-    "n": "a whole number",
-    "alpha": "a number",
-    "plan": "a plan for this (FixedPlan, TargetPlan or LooksPlan to certify; FixedPlan or AnytimePlan to predict)",
-    "bound": "one of " + ", ".join(Bound),
-    "arithmetic": "one of " + ", ".join(Arithmetic),
-    "time_budget": "a number of seconds",
-    "nonce": "bytes",
-    "guard": "True or False",
-    "png": "True or False",
-    "delta": "a number",
-    "epsilon": "a number",
-    "norm": "one of " + ", ".join(Norm),
-    "method": "one of " + ", ".join(Method) + ", or the settings of one",
-}
 _FIXED = FixedPlan()
-_KINDS: Mapping[str, Callable[[Any], Any]] = {
-    "model": _text,
-    "fit": ImageFit,
-    "sigma": _real,
-    "n0": _integer,
-    "n": _integer,
-    "alpha": _real,
-    "time_budget": _real,
-    "arithmetic": Arithmetic,
-    "nonce": _bytes,
-    "guard": _truth,
-}
-_PREDICT_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, AnytimePlan)}
-_CERTIFY_KINDS = {**_KINDS, "plan": _one_of(FixedPlan, TargetPlan, LooksPlan), "bound": Bound}
-_ROBUSTIFY_KINDS = {
-    **{name: kind for name, kind in _KINDS.items() if name not in ("time_budget", "arithmetic")},
-    "bound": Bound,
-    "delta": _real,
-    "epsilon": _real,
-    "norm": Norm,
-    "method": _method,
-}
 
 
 class PredictArguments(TypedDict, total=False):
@@ -272,7 +170,7 @@ class PredictRequest:
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
-        _normalise(self, _PREDICT_KINDS)
+        normalise(self, PREDICT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +201,7 @@ class CertifyRequest:
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
-        _normalise(self, _CERTIFY_KINDS)
+        normalise(self, CERTIFY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +213,7 @@ class DetectRequest:
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
-        _normalise(self, {"model": _text})
+        normalise(self, DETECT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,7 +226,7 @@ class ReformRequest:
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
-        _normalise(self, {"model": _text, "png": _truth})
+        normalise(self, REFORM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,7 +257,7 @@ class RobustifyRequest:
     malformed: tuple[Violation, ...] = ()
 
     def __post_init__(self) -> None:
-        _normalise(self, _ROBUSTIFY_KINDS)
+        normalise(self, ROBUSTIFY)
 
 
 @dataclass(frozen=True, slots=True)
