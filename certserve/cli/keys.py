@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from certserve.cli.output import fails_in_one_sentence
+from certserve.cli.output import fails_in_one_sentence, json_option, print_json
 from certserve.endpoints.signatures import SigningKey
 from certserve.noise.keystream import Secret
 
@@ -32,8 +32,9 @@ def secret() -> None:
 
 @secret.command("new")
 @_NEW
+@json_option
 @fails_in_one_sentence
-def new_secret(file: Path) -> None:
+def new_secret(file: Path, as_json: bool) -> None:
     """Make a secret in FILE, which must not exist, for its owner alone to read; print its commitment.
 
     \b
@@ -41,13 +42,14 @@ def new_secret(file: Path) -> None:
     """
     made = Secret.fresh()
     made.to_file(file)
-    click.echo(made.commitment)
+    _tell(as_json, commitment=made.commitment)
 
 
 @secret.command("rotate")
 @_THERE
+@json_option
 @fails_in_one_sentence
-def rotate_secret(file: Path) -> None:
+def rotate_secret(file: Path, as_json: bool) -> None:
     """Put a new secret into FILE; print its commitment. The old one stays beside it, as FILE.COMMITMENT.
 
     Servers go on with the old one until they get SIGHUP or are started again. When none of them draws with it any
@@ -59,20 +61,21 @@ def rotate_secret(file: Path) -> None:
     """
     made = Secret.fresh()
     kept = made.replace_file(file)
-    click.echo(made.commitment)
+    _tell(as_json, commitment=made.commitment)
     click.echo(f"certserve: the old secret is in {kept}; send SIGHUP to every server of {file}.", err=True)
 
 
 @secret.command("commitment")
 @_THERE
+@json_option
 @fails_in_one_sentence
-def commitment_of_secret(file: Path) -> None:
+def commitment_of_secret(file: Path, as_json: bool) -> None:
     """Print the commitment to the secret in FILE: the SHA-256 of its 32 bytes.
 
     \b
     Example: certserve secret commitment secret.hex
     """
-    click.echo(Secret.from_file(file).commitment)
+    _tell(as_json, commitment=Secret.from_file(file).commitment)
 
 
 @click.group("signing-key")
@@ -87,8 +90,9 @@ def signing_key() -> None:
 
 @signing_key.command("new")
 @_NEW
+@json_option
 @fails_in_one_sentence
-def new_signing_key(file: Path) -> None:
+def new_signing_key(file: Path, as_json: bool) -> None:
     """Make an Ed25519 key in FILE, which must not exist, for its owner alone to read; print its public key.
 
     \b
@@ -96,20 +100,29 @@ def new_signing_key(file: Path) -> None:
     """
     made = SigningKey.fresh()
     made.to_file(file)
-    click.echo(_base64(made))
+    _tell(as_json, public_key=_base64(made))
 
 
 @signing_key.command("public")
 @_THERE
+@json_option
 @fails_in_one_sentence
-def public_key(file: Path) -> None:
+def public_key(file: Path, as_json: bool) -> None:
     """Print the public key of the signing key in FILE, in base64, as `certserve verify --public-key` takes it.
 
     \b
     Example: certserve signing-key public signing.pem
     """
-    click.echo(_base64(SigningKey.from_file(file)))
+    _tell(as_json, public_key=_base64(SigningKey.from_file(file)))
 
 
 def _base64(key: SigningKey) -> str:
     return base64.b64encode(key.public_key).decode()
+
+
+def _tell(as_json: bool, **value: str) -> None:
+    """Print the one value, with its name in JSON."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(next(iter(value.values())))
