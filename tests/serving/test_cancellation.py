@@ -115,7 +115,7 @@ class Story:
     def _stages(self) -> dict[int, str]:
         """Where each request is, by number."""
         engine = self._server.engine()
-        batched = {piece.job for batch in engine._in_flight.values() for piece in batch}
+        batched = {piece.job for flight in engine._in_flight.values() for piece in flight.batch}
         found = {}
         for job, running in engine._running.items():
             number = _number(running.job.source)

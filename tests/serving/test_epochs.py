@@ -118,9 +118,13 @@ def test_a_signal(harness: ModuleType, bundles: dict[str, Path], command: Module
 
 def test_without_a_file_a_hangup_ends_it(bundles: dict[str, Path], command: ModuleType) -> None:
     """As it ends every program whose terminal is closed."""
-    with command.started("--address", "127.0.0.1:0", "--json", "--model", str(bundles["half"])) as (process, _):
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == -signal.SIGHUP
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in what is started
+    try:
+        with command.started("--address", "127.0.0.1:0", "--json", "--model", str(bundles["half"])) as (process, _):
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(60) == -signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
