@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import certserve
 from certserve.attacks.magnet import Attack, Attacked, Bounded, Nearest, Networks
 from certserve.attacks.norms import Norm
 from certserve.bundle import Bundle
@@ -24,6 +23,7 @@ from certserve.evaluation.magnet.report import Adaptive, Report, Triple, write
 __all__ = ["Question", "evaluate_magnet"]
 
 _TRIPLES = 8
+_ATTACKS = 1  # to be raised when an attack gives other images to the same question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def evaluate_magnet(
         raise DatasetError(f"the classifier of {bundle.path} answers none of these {len(data)} images rightly")
     images, labels = scaled(data.images[chosen]), data.labels[chosen]
     facts = {"digests": dict(bundle.digests), "images": _digest(data.images[chosen], labels), "batch": question.batch,
-             "certserve": certserve.__version__}  # fmt: skip
+             "attacks": _ATTACKS}  # fmt: skip
     report = Report(bundle, asdict(question), dict(judge.classifier.backend.identity), clean, len(images), (), (), None)
     made: dict[Attack, Attacked] = {}
     for how in question.attacks:
