@@ -103,7 +103,7 @@ class Story:
         await self._step(3)  # so that small jobs have their credit again
         victims = self._arrive(WAVE)
         await _until(lambda: self.jobs() == WAVE + 1)
-        await self._step(2)  # what was with the executor before they came
+        await self._step(1)  # the batch that ran when they came; the one prepared then has made way for them
         stages = await asyncio.to_thread(self._server.call, self._stages)
         for victim in victims:
             victim.cancel()
