@@ -21,7 +21,7 @@ __all__ = ["Adaptive", "Report", "Triple", "document", "write"]
 _WINS = 0.5  # of the images: from here on the adaptive attack has won
 _NO_GUARANTEE = (
     "MagNet is no guarantee: a figure here is about the attacks that were tried, and says nothing of another one. "
-    "A certificate does (`certserve certify`)."
+    "A certificate does."
 )
 
 
