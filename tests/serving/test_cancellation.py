@@ -35,7 +35,8 @@ class Gate:
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
-        self._steps = threading.Semaphore(0)
+        self._change = threading.Condition()
+        self._steps = 0
         self._shut = False
         self.largest_batch, self.parallel, self.num_classes = ROWS, sampler.parallel, sampler.num_classes
         self.held: set[int] = set()
@@ -43,24 +44,30 @@ class Gate:
 
     def shut(self) -> None:
         """Hold up the next batch, and those after it."""
-        self._shut = True
+        with self._change:
+            self._shut, self._steps = True, 0
 
     def step(self) -> None:
         """Let one go."""
-        self._steps.release()
+        with self._change:
+            self._steps += 1
+            self._change.notify_all()
 
     def open(self) -> None:
         """Let all go."""
-        self._shut = False
-        self._steps.release()
+        with self._change:
+            self._shut = False
+            self._change.notify_all()
 
     def labels(self, work: Sequence[tuple[DrawSource, Any]]) -> Any:
         """Those of the real sampler."""
-        if self._shut:
-            self.held = {_number(source) for source, _ in work}
-            self.holds += 1
-            assert self._steps.acquire(timeout=TIMEOUT)
-            self.held = set()
+        with self._change:
+            if self._shut:
+                self.held = {_number(source) for source, _ in work}
+                self.holds += 1
+                assert self._change.wait_for(lambda: not self._shut or self._steps, TIMEOUT)
+                self._steps -= self._shut
+                self.held = set()
         return self._sampler.labels(work)
 
 
@@ -104,6 +111,7 @@ class Story:
         victims = self._arrive(WAVE)
         await _until(lambda: self.jobs() == WAVE + 1)
         await self._step(1)  # the batch that ran when they came; the one prepared then has made way for them
+        await _until(self._prepared)
         stages = await asyncio.to_thread(self._server.call, self._stages)
         for victim in victims:
             victim.cancel()
@@ -111,6 +119,10 @@ class Story:
         assert all(isinstance(end, asyncio.CancelledError) for end in ends)
         await _until(lambda: self.jobs() == 1)
         return Counter(stages[k] for k in range(WAVE))
+
+    def _prepared(self) -> bool:
+        """Whether the engine has collected what ran, and handed over the batch after the one that is held up."""
+        return [f.future.done() for f in list(self._server.engine()._in_flight.values())] == [False, False]
 
     def _stages(self) -> dict[int, str]:
         """Where each request is, by number."""
