@@ -21,6 +21,7 @@ from certserve.attacks.steps import scaled, steepest
 from certserve.defences.preemptive.ball import Found, draw, moved
 from certserve.defences.preemptive.bilevel import bilevel
 from certserve.defences.preemptive.fast import fast
+from certserve.defences.preemptive.jpeg import Uploads, arriving
 from certserve.defences.preemptive.margin import ascent, cert_margin, margin_of
 from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, How
 
@@ -64,6 +65,7 @@ def robustify(
     sigma: float,
     how: How,
     generator: torch.Generator,
+    colour: str = "rgb",
 ) -> Moved:
     """Move each image to where its label is safer, and say whether it is thought safe there.
 
@@ -75,6 +77,7 @@ def robustify(
         classifier: on the CPU; gets rows of float32.
         images: (batch, *input). labels: (batch,), what the classifier answers, smoothed if sigma is positive.
         sigma: noise level in input units; 0 for the classifier itself.
+        colour: "grey", "rgb" or "bgr": what the channels are, where JPEG files are made of them.
 
     Raises:
         ValueError: delta larger than the images' range, labels that the classifier does not have, arguments that do
@@ -83,16 +86,17 @@ def robustify(
     budget.check(math.prod(images.shape[1:]))
     pixels, targets = _tensor(images), torch.as_tensor(labels, dtype=torch.int64)
     _check_labels(classifier, pixels, targets)
-    found = _search(classifier, pixels, targets, budget, sigma, how, generator)
+    uploads = Uploads(how.jpeg, colour) if isinstance(how, CertMargin) and how.jpeg else None
+    found = _search(classifier, pixels, targets, budget, sigma, how, generator, uploads)
     moved_images = _rounded(images, found.images, budget)
     if isinstance(how, CertMargin):
-        more = _refined(classifier, images, targets, found, budget, sigma, how, generator)
+        more = _refined(classifier, images, targets, found, budget, sigma, how, generator, uploads)
         passes = found.passes + torch.where(found.stopped, 0, how.refinements * how.draws)
         candidates = [images, moved_images, more]
     else:
         passes, candidates = found.passes, [images, moved_images]
     if sigma:
-        best, successes = _judged(classifier, candidates, targets, budget, sigma, generator)
+        best, successes = _judged(classifier, candidates, targets, budget, sigma, generator, uploads)
         return Moved(best, successes, passes.numpy())
     assert not isinstance(how, CertMargin)  # it refuses to search without noise
     steps = how.attack_steps if isinstance(how, Fast) else how.inner_steps
@@ -108,11 +112,12 @@ def _search(
     sigma: float,
     how: How,
     generator: torch.Generator,
+    uploads: Uploads | None,
 ) -> Found:
     arguments: dict[str, Any] = {"budget": budget, "sigma": sigma, "generator": generator}
     match how:
         case CertMargin():
-            return cert_margin(classifier, pixels, labels, how=how, **arguments)
+            return cert_margin(classifier, pixels, labels, how=how, uploads=uploads, **arguments)
         case Bilevel():
             return bilevel(classifier, pixels, labels, how=how, **arguments)
         case Fast():
@@ -128,6 +133,7 @@ def _refined(
     sigma: float,
     how: CertMargin,
     generator: torch.Generator,
+    uploads: Uploads | None,
 ) -> Images:
     """The lattice images after further steps, each taken from the gradient at the lattice image itself."""
     exact, points = _tensor(images).to(torch.float64), found.images
@@ -137,7 +143,7 @@ def _refined(
         return _rounded(images, points, budget)
     for _ in range(how.refinements):
         at = _tensor(_rounded(images, points, budget))
-        noise = draw(at, how.draws, sigma, generator)[:, rows]
+        noise = arriving(draw(at, how.draws, sigma, generator)[:, rows], at[rows], uploads, generator)
         _, gradient = ascent(classifier, at[rows], labels[rows], noise)
         change = scaled(steepest(gradient.to(torch.float64), budget.norm), _REFINEMENT * limit[rows])
         points = points.index_copy(0, rows, moved(exact[rows], points[rows], change, budget.norm, limit[rows]))
@@ -151,10 +157,13 @@ def _judged(
     budget: Budget,
     sigma: float,
     generator: torch.Generator,
+    uploads: Uploads | None,
 ) -> tuple[Images, npt.NDArray[np.bool_]]:
     """Of each image the candidate of the largest margin, all on the same draws, and whether its votes are enough."""
     noise = draw(_tensor(candidates[0]), _JUDGING, sigma, generator)
-    logits = [_logits(classifier, _tensor(candidate), noise) for candidate in candidates]
+    logits = [
+        _logits(classifier, pixels, arriving(noise, pixels, uploads, generator)) for pixels in map(_tensor, candidates)
+    ]
     best = torch.stack([margin_of(each, labels) for each in logits]).argmax(0)
     votes = torch.stack([(each.argmax(2) == labels).sum(0) for each in logits]).gather(0, best[None])[0]
     share = (votes.to(torch.float64) + 0.5) / (_JUDGING + 1)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from certserve.attacks.losses import Classifier
 from certserve.attacks.steps import scaled, steepest
 from certserve.defences.preemptive.ball import Found, draw, moved
+from certserve.defences.preemptive.jpeg import Uploads, arriving
 from certserve.defences.preemptive.methods import Budget, CertMargin
 
 __all__ = ["ascent", "cert_margin", "margin_of", "smoothed_margin"]
@@ -72,6 +73,7 @@ def cert_margin(
     sigma: float,
     how: CertMargin,
     generator: torch.Generator,
+    uploads: Uploads | None = None,
 ) -> Found:
     """Return where the ascent of the margin led.
 
@@ -80,6 +82,7 @@ def cert_margin(
     Args:
         classifier: gets rows of the images' type; a step calls it once, with draws * batch rows.
         images: floating, (batch, *input), in [0, 1]. labels: int64, (batch,). sigma: in input units, positive.
+        uploads: what becomes of the image before the noise is added; None: nothing.
 
     Raises:
         ValueError: there is no noise.
@@ -91,8 +94,8 @@ def cert_margin(
     passes = torch.zeros_like(labels)
     rows = torch.arange(len(images), device=images.device)
     for step in range(how.steps):
-        noise = draw(images, how.draws, sigma, generator)[:, rows]
-        margin, gradient = ascent(classifier, points[rows].to(images.dtype), labels[rows], noise)
+        here, noise = points[rows].to(images.dtype), draw(images, how.draws, sigma, generator)[:, rows]
+        margin, gradient = ascent(classifier, here, labels[rows], arriving(noise, here, uploads, generator))
         passes[rows] += how.draws
         going = sigma / 2 * margin < how.enough
         rows, gradient = rows[going], gradient[going]

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from certserve.attacks.norms import Norm
 
-__all__ = ["Bilevel", "Budget", "CertMargin", "Fast", "How", "Method", "how_of"]
+__all__ = ["Bilevel", "Budget", "CertMargin", "Fast", "How", "Method", "Qualities", "how_of"]
 
 
 class Method(StrEnum):
@@ -66,6 +66,22 @@ class Budget:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Qualities:
+    """JPEG qualities, as libjpeg counts them: from `lowest` to `highest`, within 1 to 95.
+
+    Raises:
+        ValueError: they are not.
+    """
+
+    lowest: int
+    highest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.highest <= 95:
+            raise ValueError(f"expected JPEG qualities from 1 to 95, not {self.lowest} to {self.highest}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertMargin:
     """Ascend the smoothed classifier's margin Phi^-1(G(x)_y) - Phi^-1(G(x)_y2), on one level; needs noise.
@@ -78,6 +94,7 @@ class CertMargin:
         draws: of noise a step.
         refinements: further steps, whose gradient is taken at the 8-bit image.
         enough: a radius in input units: an image stops where the margin's estimate shows it.
+        jpeg: half of the draws are of the image after a JPEG file of a quality out of these; None: none.
 
     Raises:
         ValueError: one of them is out of its range.
@@ -88,6 +105,7 @@ class CertMargin:
     refinements: int = 2
     step: float = 0.3
     enough: float = math.inf
+    jpeg: Qualities | None = None
 
     def __post_init__(self) -> None:
         _check_counts(steps=self.steps, draws=self.draws)
