@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from certserve.errors import BundleError
 __all__ = ["Calibration", "false_positive_interval", "smallest_validation"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Calibration:
     """What one detector is compared with.
 
@@ -50,7 +51,7 @@ class Calibration:
         """The threshold is the score of this rank, 1 being the largest; at least 1."""
         return math.floor(_exact(self.rate) * (len(self.scores) + 1))
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """What a score must exceed to be flagged: then, and only then, its p-value is at most the rate."""
         return float(self.scores[len(self.scores) - self.rank])

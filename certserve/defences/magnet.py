@@ -225,16 +225,17 @@ def _calibration(bundle: Bundle, detector: Detector) -> Calibration:
 
 
 def _verdicts(detector: Detector, calibration: Calibration, values: npt.NDArray[np.float32]) -> list[DetectorVerdict]:
+    threshold, images = calibration.threshold, len(calibration.scores)
     told = zip(values, calibration.p_values(values), calibration.flagged(values), strict=True)
     return [
         DetectorVerdict(
             name=detector.name,
             score=float(score),
-            threshold=calibration.threshold,
+            threshold=threshold,
             p_value=float(p_value),
             flagged=bool(flagged),
             rate=detector.rate,
-            validation_images=len(calibration.scores),
+            validation_images=images,
         )
         for score, p_value, flagged in told
     ]
