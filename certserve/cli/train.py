@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from certserve.training.plan import MagnetPlan
+    from certserve.training.recipe import Adversary
     from certserve.training.run import OnProgress, Progress
 
 __all__ = ["train"]
@@ -55,6 +56,10 @@ def train() -> None:
 @click.option("--shift", type=int, default=4, show_default=True, help="Images are moved by up to this many pixels.")
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of them (not letters or digits).")
 @click.option("--held-out", type=float, default=0.1, show_default=True, help="Share no step sees; at most 5,000.")
+@click.option("--adversary", type=click.Choice(["L2", "Linf"]), help="Train against one: the norm that bounds it.")
+@click.option("--epsilon", type=float, help="How far the adversary moves an image, in input units.")
+@click.option("--delta", type=float, default=0.0, show_default=True, help="How far a defender moved it before.")
+@click.option("--attack-steps", type=int, default=10, show_default=True, help="Of the adversary, for each image.")
 @click.option("--precision", type=click.Choice(["bfloat16", "float32"]), help="Default: bfloat16 where it is fast.")
 @click.option("--threads", type=int, help="On a CPU; default: all cores.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides all that is random.")
@@ -70,6 +75,10 @@ def classifier(
     shape: str | None,
     start_from: Path | None,
     widths: str,
+    adversary: str | None,
+    epsilon: float | None,
+    delta: float,
+    attack_steps: int,
     as_json: bool,
     **recipe: Any,
 ) -> None:
@@ -77,7 +86,9 @@ def classifier(
 
     The data are .npz files with x and y, folders with the original idx.gz or CIFAR files, or a folder of images
     with a CSV file (columns file, label). A run that was interrupted is gone on with: give the same command again.
-    Plain noise augmentation (Cohen et al. 2019) is --copies 1 --consistency 0 --entropy 0.
+    Plain noise augmentation (Cohen et al. 2019) is --copies 1 --consistency 0 --entropy 0. With --adversary each
+    copy is moved before its noise is added (Salman et al. 2019); --delta lets a defender move it first (Moon, An and
+    Song 2022). Both make a step as many times slower as they take passes.
 
     \b
     Example: certserve train classifier --data photos --shape 3,64,64 --sigma 0.25 -o my-bundle
@@ -93,7 +104,11 @@ def classifier(
         description=description,
         shape=read_shape(shape),
         start_from=start_from,
-        recipe=fill_recipe(widths=_widths(widths), **recipe),
+        recipe=fill_recipe(
+            widths=_widths(widths),
+            adversary=_adversary(adversary, epsilon, delta, attack_steps),
+            **recipe,
+        ),
     )
     with progress_bar(f"training {chosen.name}") as report:
         made = run(chosen, on_progress=_reporter(report, chosen.recipe.epochs))
@@ -210,6 +225,15 @@ def _reporter(report: Callable[[float, float | None], None], epochs: int, whose:
         printed = len(progress.epochs)
 
     return told
+
+
+def _adversary(norm: str | None, epsilon: float | None, delta: float, steps: int) -> Adversary | None:
+    from certserve.attacks.norms import Norm
+    from certserve.training.recipe import Adversary
+
+    if (norm is None) != (epsilon is None) or (delta and not norm):
+        raise click.UsageError("--adversary needs --epsilon, and --epsilon and --delta need --adversary.")
+    return Adversary(Norm(norm), epsilon, delta, steps) if norm and epsilon is not None else None
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from certserve.backends.architectures import Residual, ResidualNetwork, save
 from certserve.datasets import Dataset
-from certserve.training.examples import Examples, digest, noisy_batch
+from certserve.training.adversary import attacked
+from certserve.training.examples import Attack, Examples, digest, noisy_batch
 from certserve.training.log import Epoch
 from certserve.training.loss import consistency_loss
 from certserve.training.recipe import Recipe, RecipeError
@@ -114,7 +115,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        noisy = noisy_batch(self._data.images[chosen], recipe, self.step)
+        noisy = noisy_batch(self._data.images[chosen], recipe, self.step, self._attack(chosen))
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = self.network(noisy.contiguous(memory_format=torch.channels_last))
         per_copy = logits.float().view(recipe.copies, len(chosen), -1)
@@ -130,6 +131,14 @@ class _Run:
             raise RecipeError(f"the loss of step {self.step} is {value}; a lower learning rate may help")
         self.total += value
         return value
+
+    def _attack(self, chosen: Tensor) -> Attack | None:
+        """The recipe's adversary, on copies of the chosen images."""
+        adversary = self._recipe.adversary
+        if adversary is None:
+            return None
+        labels = self._data.labels[chosen].repeat(self._recipe.copies)
+        return lambda images, noise, random: attacked(self.network, images, noise, labels, adversary, random)
 
     def end_epoch(self, epoch: int) -> None:
         """Measure the averaged weights, and add the epoch to the log."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch.nn import functional
 from certserve.datasets import Dataset, DatasetError
 from certserve.training.recipe import Recipe, Seeded
 
-__all__ = ["Examples", "digest", "divide", "mean_and_std", "noisy_batch", "order_of_epoch", "split"]
+__all__ = ["Attack", "Examples", "digest", "divide", "mean_and_std", "noisy_batch", "order_of_epoch", "split"]
+
+Attack: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 _LARGEST_HELD_OUT = 5_000
 
@@ -98,11 +100,17 @@ def order_of_epoch(count: int, recipe: Seeded, epoch: int, device: torch.device)
     return torch.randperm(count, generator=random).to(device)
 
 
-def noisy_batch(images: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Noisy copies of uint8 images (b, c, h, w), shifted and mirrored: float32 (copies * b, c, h, w), copy by copy."""
+def noisy_batch(images: Tensor, recipe: Recipe, step: int, attack: Attack | None = None) -> Tensor:
+    """Noisy copies of uint8 images (b, c, h, w), shifted and mirrored: float32 (copies * b, c, h, w), copy by copy.
+
+    Args:
+        attack: moves the copies, given them, the noise that they will get, and a generator; None: nothing does.
+    """
     random = torch.Generator(images.device).manual_seed(recipe.seed_of("step", step))
     clean = _augmented(images, recipe, random).repeat(recipe.copies, 1, 1, 1)
     noise = torch.randn(clean.shape, generator=random, device=clean.device)
+    if attack is not None:
+        clean = attack(clean, recipe.sigma * noise, random)
     return clean.add_(noise, alpha=recipe.sigma)
 
 

@@ -133,6 +133,8 @@ def _check(data: Dataset, recipe: Recipe) -> None:
     channels = data.images.shape[1]
     if channels not in (1, 3):
         raise DatasetError(f"images have 1 (grey) or 3 (rgb) channels, not {channels}")
+    if recipe.sigma == 0:
+        raise RecipeError("a bundle's classifier is smoothed: sigma must be positive")
     if recipe.sigma > LARGEST_SIGMA:
         raise RecipeError(f"sigma is in units of pixels in [0, 1], at most {LARGEST_SIGMA:g}, not {recipe.sigma:g}")
 

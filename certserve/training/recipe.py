@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["AutoencoderRecipe", "Recipe", "RecipeError", "Seeded", "cosine", "seed_of"]
+from certserve.attacks.norms import Norm
+
+__all__ = ["Adversary", "AutoencoderRecipe", "Recipe", "RecipeError", "Seeded", "cosine", "seed_of"]
 
 _PRECISIONS = ("bfloat16", "float32")
 
@@ -17,12 +19,39 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Adversary:
+    """Who moves the images before a step of training.
+
+    Attributes:
+        norm: that bounds both. epsilon: how far the adversary moves an image, in input units, positive.
+        delta: how far a defender moves it before, one step towards its label; 0: nobody does.
+        steps: of the adversary, each epsilon / 4 long, from a random start.
+
+    Raises:
+        RecipeError: a value is out of its range.
+    """
+
+    norm: Norm
+    epsilon: float
+    delta: float = 0.0
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon < math.inf and 0 <= self.delta < math.inf and self.steps >= 1):
+            raise RecipeError(
+                "an adversary takes at least one step within a positive epsilon, and a defender's delta is at least 0, "
+                f"not {self.steps}, {self.epsilon!r} and {self.delta!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How a classifier is trained for Gaussian smoothing.
 
     Attributes:
-        sigma: standard deviation of the noise, in units of pixels in [0, 1].
+        sigma: standard deviation of the noise, in units of pixels in [0, 1]; 0 only with an adversary.
         epochs: passes over the training images. batch: images a step.
+        adversary: moves each copy before its noise is added; None: nobody.
         copies: noisy copies of each image a step. consistency, entropy: lambda and eta of the consistency loss,
             which `certserve.training.loss` states; both 0, with one copy, is the noise augmentation of Cohen et al.
             They rise from 0 over the first `ramp` share of the steps, so that the network learns the classes first.
@@ -59,10 +88,12 @@ class Recipe:
     blocks: int = 2
     precision: str = "float32"
     threads: int = 1
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
-        positive = ("sigma", "epochs", "batch", "copies", "learning_rate", "blocks", "threads")
-        others = ("consistency", "entropy", "ramp", "momentum", "weight_decay", "warm_up", "shift", "seed")
+        noise = () if self.adversary else ("sigma",)
+        positive = (*noise, "epochs", "batch", "copies", "learning_rate", "blocks", "threads")
+        others = ("sigma", "consistency", "entropy", "ramp", "momentum", "weight_decay", "warm_up", "shift", "seed")
         for name in (*positive, *others):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):

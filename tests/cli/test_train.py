@@ -244,6 +244,14 @@ def test_every_option_of_the_recipe_reaches_it(train: Any, photos: Path, tmp_pat
     assert (recipe["flip"], recipe["epochs"]) == (False, 1)
 
 
+def test_the_adversary_of_the_options_reaches_the_recipe(train: Any, photos: Path) -> None:
+    words = ("--adversary", "Linf", "--epsilon", 0.1, "--delta", 0.05, "--attack-steps", 2)
+    result = train(photos, *words, "--json")
+    assert result.exit_code == 0, result.output
+    recipe = json.loads(json.loads(result.stdout)["provenance"]["recipe"])
+    assert recipe["adversary"] == {"norm": "Linf", "epsilon": 0.1, "delta": 0.05, "steps": 2}
+
+
 def test_pictures_of_many_sizes_need_a_shape(train: Any, only_sentence: Any, tmp_path: Path) -> None:
     mixed = draw(tmp_path / "mixed", [(8 + i % 3, 9) for i in range(8)])
     said = only_sentence(train(mixed), 1)
@@ -308,6 +316,11 @@ def test_another_recipe_in_the_folder_of_a_run_is_refused(
         (("--threads", "0"), 1, "certserve: threads must be a number, positive, not 0\n"),
         (("--widths", "0"), 1, "certserve: widths must be one or more positive numbers, not (0,)\n"),
         (("--labels", "day,night,dusk"), 1, "certserve: the class 2 (dusk) has 0 images"),
+        (("--adversary", "L2"), 2, "--adversary needs --epsilon"),
+        (("--epsilon", "0.5"), 2, "--epsilon and --delta need --adversary"),
+        (("--delta", "0.5"), 2, "--epsilon and --delta need --adversary"),
+        (("--adversary", "L2", "--epsilon", "0"), 1, "an adversary takes at least one step within a positive epsilon"),
+        (("--adversary", "L2", "--epsilon", "1", "--sigma", "0"), 1, "sigma must be positive\n"),
         (("--learning-rate", "1e30"), 1, "a lower learning rate may help\n"),
     ],
 )

@@ -105,9 +105,9 @@ def test_an_epoch_takes_every_image_once_and_a_step_is_told_its_number(
 ) -> None:
     taken: list[tuple[int, list[bytes]]] = []
 
-    def counting(images: Any, recipe: Recipe, step: int) -> Any:
+    def counting(images: Any, recipe: Recipe, step: int, attack: Any) -> Any:
         taken.append((step, [image.tobytes() for image in images.numpy()]))
-        return noisy_batch(images, recipe, step)
+        return noisy_batch(images, recipe, step, attack)
 
     monkeypatch.setattr(classifier, "noisy_batch", counting)
     run(tmp_path)
