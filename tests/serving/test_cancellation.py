@@ -220,13 +220,13 @@ def test_a_thousand_clients_leave_and_nothing_of_them_is_left(
     with server.client() as one:
         undisturbed = one.certify(harness.image(), **COMPANION)
     disturbed, gate = gated
-    objects = []
+    objects, before = [], _left()  # of other tests
     for waves in (1, WAVES):  # the first fills what is kept for good
         answer, stages = _disturb(disturbed, gate, harness, loop, waves)
         assert answer == undisturbed
         assert stages == {stage: waves * ROWS for stage in ("queued", "batched", "running")}
         assert harness.eventually(disturbed.idle)
         assert harness.eventually(lambda: _tasks(disturbed) == TASKS)
-        assert harness.eventually(lambda: not _left()), f"still in memory: {_left()}"
+        assert harness.eventually(lambda: _left() <= before), f"still in memory: {_left() - before}"
         objects.append(len(gc.get_objects()))
     assert objects[1] - objects[0] < WAVE * (WAVES - 1) // 2, "less than one object for two clients"
