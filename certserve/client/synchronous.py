@@ -1,19 +1,14 @@
-"""Clients of a certserve server: the methods of `certserve.open` over gRPC, with typed results and errors.
-
-Encoding and decoding are `certserve.wire`'s; a method here is: encode, call, decode. No runtime is loaded.
-"""
+"""The client that waits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, Unpack
 
 import grpc
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
+from certserve.client.channels import OPTIONS, credentials_of, error_of, metadata_of
 from certserve.endpoints.answers import Reformation
 from certserve.endpoints.requests import (
     AnyImage,
@@ -34,7 +29,6 @@ from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 from certserve.smoothing.verdicts import Verdict
 from certserve.v1 import certserve_pb2 as pb
 from certserve.v1.certserve_pb2_grpc import CertServeStub
-from certserve.wire.errors import from_status
 from certserve.wire.magnet import (
     detect_request_to_wire,
     reform_request_to_wire,
@@ -45,13 +39,7 @@ from certserve.wire.many import certify_many_reply_from_wire
 from certserve.wire.outcomes import certify_outcome_from_wire, predict_outcome_from_wire
 from certserve.wire.requests import certify_request_to_wire, model_from_wire, predict_request_to_wire
 
-__all__ = ["AsyncClient", "Client"]
-
-_LARGEST_MESSAGE = 64 << 20
-_OPTIONS = (
-    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-)
+__all__ = ["Client"]
 
 
 class Client:
@@ -73,14 +61,14 @@ class Client:
         root_certificates: str | os.PathLike[str] | None = None,
         token: str | None = None,
     ) -> None:
-        credentials = _credentials(root_certificates)
+        credentials = credentials_of(root_certificates)
         self._channel = (
-            grpc.secure_channel(target, credentials, options=_OPTIONS)
+            grpc.secure_channel(target, credentials, options=OPTIONS)
             if credentials
-            else grpc.insecure_channel(target, options=_OPTIONS)
+            else grpc.insecure_channel(target, options=OPTIONS)
         )
         self._stub = CertServeStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata = _metadata(token)
+        self._metadata = metadata_of(token)
 
     def predict(
         self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[PredictArguments]
@@ -195,7 +183,7 @@ class Client:
         try:
             return method(message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _error_of(error) from error
+            raise error_of(error) from error
         except ValueError as error:  # how gRPC says that the channel is closed
             raise Unavailable("This client was closed; open another.") from error
 
@@ -207,144 +195,6 @@ class Client:
         try:
             yield from replies
         except grpc.RpcError as error:
-            raise _error_of(error) from error
+            raise error_of(error) from error
         finally:
             replies.cancel()
-
-
-class AsyncClient:
-    """`Client` for asyncio: the same constructor, methods and errors, to be awaited."""
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        root_certificates: str | os.PathLike[str] | None = None,
-        token: str | None = None,
-    ) -> None:
-        credentials = _credentials(root_certificates)
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(target, options=_OPTIONS)
-        )
-        self._stub = CertServeStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata = _metadata(token)
-
-    async def predict(
-        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[PredictArguments]
-    ) -> PredictOutcome:
-        """As `Client.predict`; cancelling the awaiting task cancels the request in the server."""
-        message = predict_request_to_wire(PredictRequest(image=as_image(image), **question))
-        return predict_outcome_from_wire(await self._call(self._stub.Predict, message, timeout))
-
-    async def certify(
-        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
-    ) -> CertifyOutcome:
-        """As `Client.certify`; cancelling the awaiting task cancels the request in the server."""
-        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
-        return certify_outcome_from_wire(await self._call(self._stub.Certify, message, timeout))
-
-    async def certify_stream(
-        self, image: AnyImage, *, timeout: float | None = None, **question: Unpack[CertifyArguments]
-    ) -> AsyncIterator[CertifyOutcome]:
-        """As `Client.certify_stream`; ending the iteration cancels the request in the server."""
-        message = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
-        async for reply in self._stream(self._stub.CertifyStream, message, timeout):
-            yield certify_outcome_from_wire(reply)
-
-    async def certify_many(
-        self,
-        images: AsyncIterable[tuple[str, AnyImage]],
-        *,
-        timeout: float | None = None,
-        **question: Unpack[CertifyArguments],
-    ) -> AsyncIterator[tuple[str, CertifyOutcome | CertserveError]]:
-        """As `Client.certify_many`."""
-
-        async def messages() -> AsyncIterator[pb.CertifyManyRequest]:
-            async for tag, image in images:
-                request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
-                yield pb.CertifyManyRequest(tag=tag, request=request)
-
-        async for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
-            yield certify_many_reply_from_wire(reply)
-
-    async def detect(
-        self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT
-    ) -> tuple[Verdict, ...]:
-        """As `Client.detect`."""
-        message = detect_request_to_wire(DetectRequest(images=as_images(images, fit), model=model))
-        return verdicts_from_wire(await self._call(self._stub.Detect, message, timeout))
-
-    async def reform(
-        self,
-        images: AnyImages,
-        *,
-        timeout: float | None = None,
-        model: str = "",
-        fit: ImageFit = ImageFit.EXACT,
-        png: bool = False,
-    ) -> tuple[Reformation, ...]:
-        """As `Client.reform`."""
-        message = reform_request_to_wire(ReformRequest(images=as_images(images, fit), model=model, png=png))
-        return reformations_from_wire(await self._call(self._stub.Reform, message, timeout))
-
-    async def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
-        """The server's models, the default one first."""
-        reply = await self._call(self._stub.ListModels, pb.ListModelsRequest(), timeout)
-        return tuple(model_from_wire(model) for model in reply.models)
-
-    async def get_model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
-        """As `Client.get_model`."""
-        reply = await self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout)
-        return model_from_wire(reply.model)
-
-    async def close(self) -> None:
-        """End the connection."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _call(self, method: Callable[..., Any], message: object, timeout: float | None) -> Any:
-        try:
-            return await method(message, timeout=timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
-        except grpc.aio.UsageError as error:
-            raise Unavailable("This client was closed; open another.") from error
-
-    async def _stream(self, method: Callable[..., Any], message: object, timeout: float | None) -> AsyncIterator[Any]:
-        try:
-            replies = method(message, timeout=timeout, metadata=self._metadata)
-        except grpc.aio.UsageError as error:
-            raise Unavailable("This client was closed; open another.") from error
-        try:
-            async for reply in replies:
-                yield reply
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
-        finally:
-            replies.cancel()
-
-
-def _credentials(root_certificates: str | os.PathLike[str] | None) -> grpc.ChannelCredentials | None:
-    if root_certificates is None:
-        return None
-    return grpc.ssl_channel_credentials(Path(root_certificates).read_bytes())
-
-
-def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    return () if token is None else (("authorization", f"Bearer {token}"),)
-
-
-def _error_of(error: Any) -> CertserveError:
-    """What the server raised, or what gRPC found on the way."""
-    status = rpc_status.from_call(error)
-    if status is None:
-        status = Status(code=error.code().value[0], message=error.details() or "")
-    return from_status(status)
