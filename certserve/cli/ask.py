@@ -26,7 +26,7 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Bound
 
-__all__ = ["bundle_options", "certify", "connection_options", "model_to_ask", "predict"]
+__all__ = ["bundle_options", "certify", "client_of", "connection_options", "model_to_ask", "predict"]
 
 _Ask = Callable[[Any, str, dict[str, Any]], Any]
 """The answer of a model about an image, told something more with the question."""
@@ -208,10 +208,7 @@ def model_to_ask(options: dict[str, Any]) -> Iterator[tuple[Any, str]]:
             if options.get(name):
                 option = "--" + name.replace("_", "-")
                 raise click.UsageError(f"{option} is for a bundle here; a server has its own.")
-        from certserve.client import Client
-
-        token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
-        with Client(options["server"], root_certificates=options["root_certificates"], token=token) as client:
+        with client_of(options) as client:
             yield client, options["model"] or ""
         return
     if options["token_file"] or options["root_certificates"]:
@@ -222,3 +219,13 @@ def model_to_ask(options: dict[str, Any]) -> Iterator[tuple[Any, str]]:
     given = {name: options[name] for name in ("execution", "trust", "reform") if name in options}
     with open_model(options["model"], **given, key_source=secret) as model:
         yield model, ""
+
+
+@contextmanager
+def client_of(options: dict[str, Any]) -> Iterator[Any]:
+    """A client of the server that the connection's options name."""
+    from certserve.client import Client
+
+    token = Path(options["token_file"]).read_text(encoding="ascii").strip() if options["token_file"] else None
+    with Client(options["server"], root_certificates=options["root_certificates"], token=token) as client:
+        yield client

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certserve.cli.ask import client_of, connection_options
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
 from certserve.cli.values import read_labels, read_numbers, read_shape
 from certserve.noise.grid import LARGEST_SIGMA
@@ -22,7 +23,12 @@ __all__ = ["bundle"]
 
 @click.group()
 def bundle() -> None:
-    """Make a bundle: a directory that `certserve serve` can serve."""
+    """Make a bundle: a directory that `certserve serve` can serve.
+
+    \b
+    Example: certserve bundle create model.onnx --labels classes.txt --sigma 0.25 -o my-bundle
+             certserve bundle fetch --server localhost:8700 -o fetched
+    """
 
 
 @bundle.command()
@@ -106,6 +112,43 @@ def create(
         highlight=False,
         markup=False,
         soft_wrap=True,  # commands to copy stay on one line
+    )
+
+
+@bundle.command()
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The directory to make.")
+@click.option("--model", default="", help="A served model's name; default: the server's first.")
+@click.option("--digest", help="The SHA-256 that the weights must have, in hexadecimal, from the operator.")
+@connection_options
+@json_option
+@fails_in_one_sentence
+def fetch(output: Path, model: str, digest: str | None, as_json: bool, **options: Any) -> None:
+    """Fetch a served model's weights, where its server hands them out, as a bundle to robustify with here.
+
+    The weights are a safetensors file: numbers, of which size, digest and network are checked. The digest that the
+    server says shows damage on the way; that they are the operator's, --digest shows, or TLS. The bundle runs in torch,
+    an execution of its own: its certificates are its own, not the server's.
+
+    \b
+    Example: certserve bundle fetch --server localhost:8700 -o fetched
+             certserve robustify photo.png -o safe.png --model fetched --fit resize-crop
+    """
+    if not options["server"]:
+        raise click.UsageError("--server HOST:PORT is missing: where to fetch from.")
+    with progress_bar(f"fetching {output.name}"), client_of(options) as client:
+        surrogate = client.get_surrogate(model)
+    if digest is not None and digest.lower() != surrogate.digest:
+        raise ValueError(f"the server's weights have the digest {surrogate.digest}, not {digest}; nothing was written")
+    made = surrogate.store(output)
+    if as_json:
+        print_json({"path": str(output), "name": made.name, "digest": surrogate.digest})
+        return
+    stdout().print(
+        f"Made {output}: the weights of {made.name} {made.version}, SHA-256 {surrogate.digest}.\n"
+        f"Try: certserve robustify IMAGE -o safe.png --model {output} --fit resize-crop",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -13,10 +13,10 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from certserve.cli.ask import connection_options, model_to_ask
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
 from certserve.errors import InvalidRequest
 from certserve.images import ImageError, ImageFit, read_header
-from certserve.noise.keystream import Secret
 from certserve.smoothing.document import to_document
 from certserve.smoothing.outcomes import (
     Abstention,
@@ -29,7 +29,7 @@ from certserve.smoothing.outcomes import (
 )
 
 if TYPE_CHECKING:
-    from certserve.endpoints.robustify import Robustified
+    from certserve.endpoints.answers import Robustified
 
 __all__ = ["robustify"]
 
@@ -52,7 +52,10 @@ class _Done(NamedTuple):
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .png file; for a folder, one.")
-@click.option("--model", help="A bundle's directory or a packaged model's name; it needs weights for torch.")
+@click.option(
+    "--model",
+    help="A bundle's directory or a packaged model's name, with weights for torch; with --server, a served model's.",
+)
 @click.option("--delta", type=float, help="How far an image may be moved, pixels in [0, 1]; default: 0.5 for L2.")
 @click.option("--epsilon", type=float, help="How far an adversary may move it afterwards; default: delta.")
 @click.option("--norm", type=click.Choice(["L2", "Linf"]), default="L2", show_default=True, help="That bounds both.")
@@ -81,6 +84,7 @@ class _Done(NamedTuple):
 @click.option("--trust", is_flag=True, help="Allow a bundle whose file can run code of its own (torch.export).")
 @click.option("--secret-file", type=click.Path(exists=True, dir_okay=False), help="64 hex digits that key the noise.")
 @click.option("--force", is_flag=True, help="Write images again that are there already.")
+@connection_options
 @json_option
 @fails_in_one_sentence
 def robustify(source: Path, output: Path, force: bool, as_json: bool, **options: Any) -> None:
@@ -93,9 +97,13 @@ def robustify(source: Path, output: Path, force: bool, as_json: bool, **options:
     Of a folder, images that are in the output already are left alone, so that what was interrupted can be gone on
     with. An image whose label is not certified afterwards is not written.
 
+    The search runs here, with a bundle on disk. `certserve bundle fetch` makes one of a served model's weights, where
+    its server hands them out. With --server the images go to that server, which searches.
+
     \b
     Example: certserve robustify photo.png -o safe.png --model cifar10 --fit resize-crop
              certserve robustify photos -o made --model cifar10 --fit resize-crop
+             certserve robustify photos -o made --server localhost:8700 --fit resize-crop
     """
     pairs = _pairs(source, output)
     missing = pairs if force else [pair for pair in pairs if not pair[1].exists()]
@@ -155,20 +163,14 @@ def _move(
     missing: list[tuple[Path, Path]], question: dict[str, Any], options: dict[str, Any]
 ) -> tuple[list[_Done], list[str]]:
     """What became of each image, and a sentence about every one that was refused."""
-    from certserve.endpoints.local import open_model
-
     done: list[_Done] = []
     refused: list[str] = []
-    secret = Secret.from_file(Path(options["secret_file"])) if options["secret_file"] else None
-    given = {name: options[name] for name in ("execution", "trust")}
     title = f"moving {len(missing)} image{'s' * (len(missing) > 1)}"
-    with (
-        progress_bar(title, len(missing)) as report,
-        open_model(options["model"], **given, key_source=secret) as model,
-    ):
+    with progress_bar(title, len(missing)) as report, model_to_ask(options) as (model, name):
+        asked = {**question, "model": name}
         for position, (source, target) in enumerate(missing):
             try:
-                done.append(_one(model, source, target, question, _shown(report, position, len(missing))))
+                done.append(_one(model, source, target, asked, _shown(report, position, len(missing))))
             except InvalidRequest as error:
                 refused.append(f"{source.name}: {error}")
             report(position + 1, len(missing))

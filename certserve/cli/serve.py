@@ -31,6 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 @click.option("--execution", help="Which of the bundles' executions, by name; default: see `certserve doctor`.")
 @click.option("--isolate", is_flag=True, default=None, help="Run each model in a process of its own.")
 @click.option("--reform", is_flag=True, default=None, help="Put each bundle's reformer before its classifier.")
+@click.option("--surrogate", is_flag=True, default=None, help="Hand the models' weights to whoever may call.")
 @click.option("--trust", is_flag=True, default=None, help="Allow bundles whose file can run code (torch.export).")
 @json_option
 @fails_in_one_sentence
@@ -54,6 +55,7 @@ def serve(models: tuple[str, ...], config: str | None, address: str | None, as_j
         "server": {"host": host, "port": port, **{name: options[name] for name in ("execution", "isolate", "reform")}},
         "security": {name: options[name] for name in _SECURITY},
         "noise": {"secret_file": options["secret_file"]},
+        "robustify": {"surrogate": options["surrogate"]},
     }
     settings = configs.read_config(Path(config) if config else None, overrides, models)
     if settings.security.missing and not settings.server.is_loopback:

@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from certserve.client.channels import OPTIONS, credentials_of, error_of, metadata_of
-from certserve.endpoints.answers import Reformation
+from certserve.endpoints.answers import Reformation, Robustified
 from certserve.endpoints.requests import (
     AnyImage,
     AnyImages,
@@ -19,11 +19,15 @@ from certserve.endpoints.requests import (
     ModelInfo,
     PredictArguments,
     PredictRequest,
+    Progress,
     ReformRequest,
+    RobustifyArguments,
+    RobustifyRequest,
     as_image,
     as_images,
 )
-from certserve.errors import CertserveError, Unavailable
+from certserve.endpoints.surrogates import Surrogate
+from certserve.errors import CertserveError, InternalError, Unavailable
 from certserve.images import ImageFit
 from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 from certserve.smoothing.verdicts import Verdict
@@ -38,6 +42,8 @@ from certserve.wire.magnet import (
 from certserve.wire.many import certify_many_reply_from_wire
 from certserve.wire.outcomes import certify_outcome_from_wire, predict_outcome_from_wire
 from certserve.wire.requests import certify_request_to_wire, model_from_wire, predict_request_to_wire
+from certserve.wire.robustify import robustified_from_wire, robustify_request_to_wire
+from certserve.wire.surrogates import Arriving
 
 __all__ = ["AsyncClient"]
 
@@ -119,6 +125,32 @@ class AsyncClient:
         """As `Client.reform`."""
         message = reform_request_to_wire(ReformRequest(images=as_images(images, fit), model=model, png=png))
         return reformations_from_wire(await self._call(self._stub.Reform, message, timeout))
+
+    async def robustify(
+        self,
+        image: AnyImage,
+        *,
+        delta: float,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+        **question: Unpack[RobustifyArguments],
+    ) -> Robustified:
+        """As `Client.robustify`; cancelling the awaiting task ends the search in the server."""
+        message = robustify_request_to_wire(RobustifyRequest(image=as_image(image), delta=delta, **question))
+        if on_progress is None:
+            return robustified_from_wire(await self._call(self._stub.Robustify, message, timeout))
+        async for reply in self._stream(self._stub.RobustifyStream, message, timeout):
+            if reply.HasField("result"):
+                return robustified_from_wire(reply.result)
+            on_progress(reply.progress.done, reply.progress.planned)
+        raise InternalError("The server ended the call without a result.")
+
+    async def get_surrogate(self, model: str = "", *, timeout: float | None = None) -> Surrogate:
+        """As `Client.get_surrogate`."""
+        arriving = Arriving()
+        async for reply in self._stream(self._stub.GetSurrogate, pb.GetSurrogateRequest(model=model), timeout):
+            arriving.take(reply)
+        return arriving.surrogate()
 
     async def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""

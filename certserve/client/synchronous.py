@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from certserve.client.channels import OPTIONS, credentials_of, error_of, metadata_of
-from certserve.endpoints.answers import Reformation
+from certserve.endpoints.answers import Reformation, Robustified
 from certserve.endpoints.requests import (
     AnyImage,
     AnyImages,
@@ -19,11 +19,15 @@ from certserve.endpoints.requests import (
     ModelInfo,
     PredictArguments,
     PredictRequest,
+    Progress,
     ReformRequest,
+    RobustifyArguments,
+    RobustifyRequest,
     as_image,
     as_images,
 )
-from certserve.errors import CertserveError, Unavailable
+from certserve.endpoints.surrogates import Surrogate
+from certserve.errors import CertserveError, InternalError, Unavailable
 from certserve.images import ImageFit
 from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 from certserve.smoothing.verdicts import Verdict
@@ -38,6 +42,8 @@ from certserve.wire.magnet import (
 from certserve.wire.many import certify_many_reply_from_wire
 from certserve.wire.outcomes import certify_outcome_from_wire, predict_outcome_from_wire
 from certserve.wire.requests import certify_request_to_wire, model_from_wire, predict_request_to_wire
+from certserve.wire.robustify import robustified_from_wire, robustify_request_to_wire
+from certserve.wire.surrogates import Arriving
 
 __all__ = ["Client"]
 
@@ -155,6 +161,44 @@ class Client:
         """
         message = reform_request_to_wire(ReformRequest(images=as_images(images, fit), model=model, png=png))
         return reformations_from_wire(self._call(self._stub.Reform, message, timeout))
+
+    def robustify(
+        self,
+        image: AnyImage,
+        *,
+        delta: float,
+        timeout: float | None = None,
+        on_progress: Progress | None = None,
+        **question: Unpack[RobustifyArguments],
+    ) -> Robustified:
+        """A safer 8-bit image near this one, with the certificates of both; see `Robustified`.
+
+        Args:
+            delta: how far the image may be moved, in input units; see `RobustifyRequest` for the rest.
+            on_progress: told (done, planned), in passes through the network and draws, as the server tells.
+
+        `timeout` and errors as for `predict`; also `BundleError`, where the model has no gradients, and `Infeasible`,
+        where the server robustifies nothing.
+        """
+        message = robustify_request_to_wire(RobustifyRequest(image=as_image(image), delta=delta, **question))
+        if on_progress is None:
+            return robustified_from_wire(self._call(self._stub.Robustify, message, timeout))
+        for reply in self._stream(self._stub.RobustifyStream, message, timeout):
+            if reply.HasField("result"):
+                return robustified_from_wire(reply.result)
+            on_progress(reply.progress.done, reply.progress.planned)
+        raise InternalError("The server ended the call without a result.")
+
+    def get_surrogate(self, model: str = "", *, timeout: float | None = None) -> Surrogate:
+        """A model's weights, to robustify with them here; `Surrogate.store` checks them and makes a bundle of them.
+
+        Raises:
+            Infeasible: the server hands out none. BundleError: the model has none. The rest as for `predict`.
+        """
+        arriving = Arriving()
+        for reply in self._stream(self._stub.GetSurrogate, pb.GetSurrogateRequest(model=model), timeout):
+            arriving.take(reply)
+        return arriving.surrogate()
 
     def list_models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """The server's models, the default one first."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from certserve import images
-from certserve.defences.preemptive.methods import Budget
+from certserve.defences.preemptive.methods import Budget, How
 from certserve.endpoints.models import ServedModel
 from certserve.endpoints.plans import Budgets, CertifyPlan, PredictPlan
 from certserve.endpoints.requests import CertifyRequest, PredictRequest, RobustifyRequest
+from certserve.endpoints.searches import SearchLimits
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
@@ -129,6 +130,14 @@ class Checks:
             self._add("epsilon" if "epsilon" in str(error) else "delta", str(error))
             return None
         return budget
+
+    def search(self, how: How, limits: SearchLimits) -> None:
+        """Accept the search, if it does not take more than it may."""
+        most, draws = limits.largest_passes, limits.largest_draws
+        if most is not None and how.most_passes > most:
+            self._add("method", f"may take {how.most_passes} passes through the network; at most {most} are allowed")
+        if draws is not None and how.draws > draws:
+            self._add("method", f"takes {how.draws} draws at a time; at most {draws} are allowed")
 
     def conclude(self, image: ImageInput | None, nonce: bytes, time_budget: float | None) -> ImageInput:
         """The image, if nothing was wrong.

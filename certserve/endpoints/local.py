@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from certserve.endpoints.answers import Reformation
+from certserve.endpoints.answers import Reformation, Robustified
 from certserve.endpoints.models import LoadedModel
 from certserve.endpoints.requests import (
     AnyImage,
@@ -22,15 +22,15 @@ from certserve.endpoints.requests import (
     ModelInfo,
     PredictArguments,
     PredictRequest,
+    Progress,
     ReformRequest,
     RobustifyArguments,
     RobustifyRequest,
     as_image,
     as_images,
 )
-from certserve.endpoints.robustify import Robustified
 from certserve.endpoints.service import Service, running
-from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
+from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.errors import Unavailable
 from certserve.images import ImageFit
 from certserve.noise.keystream import Secret

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from certserve import backends, bundle
 from certserve.backends import ExecutionFacts
-from certserve.bundle import Bundle
+from certserve.backends.choice import how_to_install, installed
+from certserve.bundle import Bundle, Execution
 from certserve.defences.magnet import REFORMED, reformed
 from certserve.defences.questions import MagnetAnswers
 from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.requests import DetectorInfo, ExecutionInfo, MagnetInfo, ModelInfo
 from certserve.endpoints.signatures import SigningKey
-from certserve.errors import BundleError, ModelNotFound
+from certserve.errors import BundleError, Infeasible, ModelNotFound
 from certserve.images import Geometry
 from certserve.noise.grid import LARGEST_SIGMA, rounded_gaussian
 from certserve.sampling.engine import Engine
@@ -26,7 +27,21 @@ from certserve.sampling.questions import Questions
 from certserve.sampling.sampler import Sampler
 from certserve.smoothing.bounds import LARGEST_N
 
-__all__ = ["LoadedModel", "Models", "ServedModel", "magnet_info"]
+__all__ = ["LoadedModel", "Models", "Offer", "ServedModel", "magnet_info", "require_gradients", "weights_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What is done with gradients, for models that have them.
+
+    Attributes:
+        robustify: whether Robustify is answered. largest_passes: a request may ask for, 0: any number.
+        surrogate: whether the weights are handed out.
+    """
+
+    robustify: bool = True
+    largest_passes: int = 0
+    surrogate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,7 @@ class ServedModel:
     epochs: Epochs
     signing_key: SigningKey | None
     largest_n: int
+    offer: Offer
 
     @property
     def geometry(self) -> Geometry:
@@ -113,7 +129,8 @@ class ServedModel:
     @property
     def info(self) -> ModelInfo:
         """What callers may know of it."""
-        found, identity = self.bundle, self.execution.identity
+        found, identity, weights = self.bundle, self.execution.identity, weights_of(self.bundle)
+        robustify = weights is not None and installed(weights) and self.offer.robustify
         return ModelInfo(
             name=found.name,
             version=found.version,
@@ -136,6 +153,9 @@ class ServedModel:
             commitment=self.epochs.current.commitment,
             public_key=self.signing_key.public_key if self.signing_key else b"",
             magnet=magnet_info(found),
+            robustify=robustify,
+            largest_passes=self.offer.largest_passes if robustify else 0,
+            surrogate=weights is not None and self.offer.surrogate,
         )
 
 
@@ -148,6 +168,30 @@ def magnet_info(found: Bundle) -> MagnetInfo | None:
     return MagnetInfo(detectors, magnet.rate, magnet.reformer)
 
 
+def weights_of(found: Bundle) -> Execution | None:
+    """The execution of a bundle whose weights have gradients; None where there is none."""
+    return next((execution for execution in found.executions if execution.runtime == "torch"), None)
+
+
+def require_gradients(model: ServedModel) -> Execution:
+    """The execution whose weights have gradients, ready to be searched with.
+
+    Raises:
+        Infeasible: searching is not offered here, or torch is not installed. BundleError: the model has none.
+    """
+    if not model.offer.robustify:
+        raise Infeasible("This server robustifies nothing; `certserve robustify` does it where a bundle is.")
+    weights = weights_of(model.bundle)
+    if weights is None:
+        raise BundleError(
+            f"{model.bundle.name} has no weights for torch (a .safetensors file), so it has no gradients; a bundle "
+            "made by `certserve train` has them"
+        )
+    if not installed(weights):
+        raise Infeasible(f"Robustify {how_to_install([weights])}.")
+    return weights
+
+
 class Models:
     """The models of one server. Used as an asynchronous context manager: engines run inside it.
 
@@ -156,6 +200,7 @@ class Models:
         epochs: the secret that keys the noise of all of them.
         signing_key: signs every outcome; None: they are not signed.
         largest_n: the largest n and n0 that are accepted, at most 10^7.
+        offer: what is done with gradients.
 
     Raises:
         BundleError: two bundles have one name, or there is none.
@@ -168,6 +213,7 @@ class Models:
         *,
         signing_key: SigningKey | None = None,
         largest_n: int = LARGEST_N,
+        offer: Offer | None = None,
     ) -> None:
         names = [model.bundle.name for model in loaded]
         if not names or len(set(names)) < len(names):
@@ -176,6 +222,7 @@ class Models:
         self.epochs = epochs
         self._signing_key = signing_key
         self._largest_n = largest_n
+        self._offer = offer or Offer()
         self._served: dict[str, ServedModel] = {}
         threads = max(model.execution.parallel for model in loaded)
         self._device = ThreadPoolExecutor(threads, thread_name_prefix="certserve-device")
@@ -186,7 +233,14 @@ class Models:
             engine = Engine(executor)
             questions = Questions(engine, executor)
             self._served[model.bundle.name] = ServedModel(
-                model.bundle, model.execution, engine, questions, self.epochs, self._signing_key, self._largest_n
+                model.bundle,
+                model.execution,
+                engine,
+                questions,
+                self.epochs,
+                self._signing_key,
+                self._largest_n,
+                self._offer,
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
@@ -33,6 +33,7 @@ __all__ = [
     "ModelInfo",
     "PredictArguments",
     "PredictRequest",
+    "Progress",
     "ReformRequest",
     "RobustifyArguments",
     "RobustifyRequest",
@@ -42,6 +43,10 @@ __all__ = [
 
 AnyImage: TypeAlias = "ImageInput | bytes | str | os.PathLike[str] | np.ndarray[Any, Any]"
 """An encoded file's bytes or path, or an array of shape (channels, height, width), uint8 or float32 in [0, 1]."""
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how much of a request's work has been done (draws; of Robustify passes too), and how much there is at most."""
 
 
 AnyImages: TypeAlias = "AnyImage | Iterable[AnyImage]"
@@ -307,3 +312,6 @@ class ModelInfo:
     commitment: str
     public_key: bytes = b""
     magnet: MagnetInfo | None = None
+    robustify: bool = False
+    largest_passes: int = 0
+    surrogate: bool = False

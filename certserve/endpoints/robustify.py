@@ -10,112 +10,58 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from certserve import images
-from certserve.attacks.norms import Norm
 from certserve.defences.preemptive.methods import Budget, How, Method, how_of
+from certserve.endpoints.answers import Robustified, leading
 from certserve.endpoints.checks import Checks
-from certserve.endpoints.models import Models, ServedModel
-from certserve.endpoints.requests import CertifyRequest, PredictRequest, RobustifyRequest
-from certserve.endpoints.smoothing import Progress, SmoothingEndpoints
+from certserve.endpoints.models import Models, ServedModel, require_gradients
+from certserve.endpoints.requests import CertifyRequest, PredictRequest, Progress, RobustifyRequest
+from certserve.endpoints.searches import Searches
+from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageError, ImageFit, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import LEVELS
-from certserve.smoothing.outcomes import Abstention, Certificate, CertifyOutcome, Prediction, PredictOutcome
+from certserve.smoothing.outcomes import CertifyOutcome, PredictOutcome
 
 if TYPE_CHECKING:
     from certserve.defences.preemptive.eight_bit import Moved
 
-__all__ = ["Robustified", "RobustifyEndpoint"]
+__all__ = ["RobustifyEndpoint"]
 
 _SEED_BYTES = 7  # what a generator of torch takes is below 2^63
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Robustified:
-    """An image that was moved, and what is known of it before and after.
-
-    The only guarantee is `after`, about the pixels of `png` as they are: shown at another size, cropped, or encoded
-    with loss, it is another image.
-
-    Attributes:
-        pixels: uint8, (channels, height, width), at the model's size. png: the same as a file.
-        budget: what was allowed. method: what was searched with.
-        l2, linf: how far it was moved, in input units; the norm of the budget is at most delta as a real number.
-        predicted_before, predicted_after: Predict's answers.
-        before: Certify's answer about the image as it came. after: about `png`, with the same sigma, n0, n, alpha and
-            bound. Each on draws of its own, unless the image stayed as it was: then they are one answer.
-        judged_safe: whether the search estimates that the label survives an adversary of epsilon.
-        passes: rows that went through the network forward and back.
-    """
-
-    pixels: npt.NDArray[np.uint8] = field(repr=False)
-    png: bytes = field(repr=False)
-    budget: Budget
-    method: How
-    l2: float
-    linf: float
-    predicted_before: PredictOutcome
-    predicted_after: PredictOutcome
-    before: CertifyOutcome
-    after: CertifyOutcome
-    judged_safe: bool
-    passes: int
-
-    @property
-    def label_kept(self) -> bool:
-        """Whether the file is certified, for the label that the image was predicted to have."""
-        return isinstance(self.after, Certificate) and self.after.label == _label(self.predicted_before)
-
-    @property
-    def success(self) -> bool:
-        """Whether the label was kept, and the search judges it safe."""
-        return self.label_kept and self.judged_safe
-
-    @property
-    def radius_before(self) -> float:
-        """The certified radius before, for the label that was predicted; 0 where there is none."""
-        return self._radius(self.before)
-
-    @property
-    def radius_after(self) -> float:
-        """The certified radius after, for the label that was predicted before; 0 where there is none."""
-        return self._radius(self.after)
-
-    @property
-    def uplift_efficiency(self) -> float | None:
-        """(radius_after - radius_before) / delta, an estimate; None where delta is no L2 distance.
-
-        For the true radii of the smoothed classifier it is at most 1.
-        """
-        if self.budget.norm is not Norm.L2:
-            return None
-        return (self.radius_after - self.radius_before) / self.budget.delta
-
-    def _radius(self, outcome: CertifyOutcome) -> float:
-        same = isinstance(outcome, Certificate) and outcome.label == _label(self.predicted_before)
-        return outcome.radius if same and isinstance(outcome, Certificate) else 0.0
+_BETWEEN = 0.1  # seconds between two replies that say how far it is
 
 
 class RobustifyEndpoint:
-    """Moves images, one at a time.
+    """Moves images, a few at a time.
 
     Args:
-        models: what is served. smoothing: what predicts and certifies. pool: threads that decode and search.
-        limits: what an image may be.
+        models: what is served. smoothing: what predicts and certifies. searches: runs what is searched.
+        decoder: a small pool that decodes images. limits: what an image may be.
     """
 
-    def __init__(self, models: Models, smoothing: SmoothingEndpoints, pool: ThreadPoolExecutor, limits: Limits) -> None:
-        self._models, self._smoothing, self._pool, self._limits = models, smoothing, pool, limits
+    def __init__(
+        self,
+        models: Models,
+        smoothing: SmoothingEndpoints,
+        searches: Searches,
+        decoder: ThreadPoolExecutor,
+        limits: Limits,
+    ) -> None:
+        self._models, self._smoothing, self._searches = models, smoothing, searches
+        self._decoder, self._limits = decoder, limits
         self._networks: dict[str, Any] = {}
+        self._reading = threading.Lock()
 
     async def robustify(
         self, request: RobustifyRequest, *, timeout: float | None = None, on_progress: Progress | None = None
@@ -126,54 +72,80 @@ class RobustifyEndpoint:
 
         Args:
             timeout: seconds after which to give up; None: never.
-            on_progress: told (done, planned): passes through the network and draws.
+            on_progress: told (done, planned): passes through the network and draws; from other threads too.
 
         Raises:
-            BundleError: the model has no gradients. The rest as `SmoothingEndpoints.predict`.
+            Infeasible: it is not offered here. BundleError: the model has no gradients. Overloaded: too many wait.
+                The rest as `SmoothingEndpoints.predict`.
         """
         model = self._models.get(request.model)
+        require_gradients(model)
+        how = how_of(request.method) if isinstance(request.method, Method) else request.method
         checks = Checks(model, self._limits, request.malformed)
         question = _certify(request, request.image, request.fit)
         plan = checks.certify_plan(question.plan, checks.budgets(question, model.bundle.defaults.n)[0])
         budget = checks.budget(request)
+        checks.search(how, self._searches.limits)
         image = checks.conclude(request.image, request.nonce, None)
         assert budget is not None
-        how = how_of(request.method) if isinstance(request.method, Method) else request.method
-        draws = plan.n0 + plan.n + model.bundle.defaults.predict_n
-        told = _Told(on_progress, draws, how.most_passes)
+        told = _Told(
+            on_progress, plan.n0 + plan.n + checks.draws("n", None, model.bundle.defaults.predict_n), how.most_passes
+        )
+        with self._searches.place():
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._robustify(_Task(request, model, image, budget, how, told))
+            except TimeoutError:
+                if timeout is None:
+                    raise
+                raise DeadlineExceeded(
+                    f"No image within {timeout:g} s; ask for fewer draws, the method fast, or allow more time."
+                ) from None
+
+    async def robustify_stream(
+        self, request: RobustifyRequest, *, timeout: float | None = None
+    ) -> AsyncGenerator[tuple[int, int] | Robustified]:
+        """How far it is, (done, planned), ten times a second at most; then what came of it. Errors as `robustify`."""
+        latest = told = (0, 0)
+
+        def note(done: int, planned: int) -> None:
+            nonlocal latest
+            latest = done, planned
+
+        task = asyncio.create_task(self.robustify(request, timeout=timeout, on_progress=note))
         try:
-            async with asyncio.timeout(timeout):
-                return await self._robustify(request, model, image, budget, how, told)
-        except TimeoutError:
-            if timeout is None:
-                raise
-            raise DeadlineExceeded(
-                f"No image within {timeout:g} s; ask for fewer draws, the method fast, or allow more time."
-            ) from None
-
-    async def _robustify(
-        self, request: RobustifyRequest, model: ServedModel, image: ImageInput, budget: Budget, how: How, told: _Told
-    ) -> Robustified:
-        loop = asyncio.get_running_loop()
-        network = await loop.run_in_executor(self._pool, self._network, model)
-        pixels = await loop.run_in_executor(self._pool, _decoded, image, model, request.fit, self._limits)
-        predicted, before = await self._asked(request, image, request.fit, told)
-        stop = threading.Event()
-
-        def watched(rows: Any) -> Any:
-            if stop.is_set():
-                raise _Stopped
-            if rows.requires_grad:
-                told.passes(len(rows))
-            return network(rows)
-
-        seed, sigma = _seed(request, model, pixels, budget, how), before.setting.sigma
-        try:
-            moved = await loop.run_in_executor(
-                self._pool, _search, watched, pixels, _label(predicted), budget, sigma, how, seed
-            )
+            while not (await asyncio.wait({task}, timeout=_BETWEEN))[0]:
+                if latest != told:
+                    told = latest
+                    yield told
+            found = await task
+            yield latest
+            yield found
         finally:
-            stop.set()
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _robustify(self, task: _Task) -> Robustified:
+        request, model, budget, how, told = task.request, task.model, task.budget, task.how, task.told
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._decoder, _decoded, task.image, model, request.fit, self._limits)
+        predicted, before = await self._asked(request, task.image, request.fit, told)
+        label, sigma = leading(predicted), before.setting.sigma
+        seed = _seed(request, model, pixels, budget, how)
+
+        def search(check: Callable[[], None]) -> Moved:
+            network = self._network(model)
+
+            def watched(rows: Any) -> Any:
+                check()
+                if rows.requires_grad:
+                    told.passes(len(rows))
+                return network(rows)
+
+            return _search(watched, pixels, label, budget, sigma, how, seed)
+
+        moved = await self._searches.run(search)
         png = images.encode_png(moved.images[0], model.bundle.colour)
         predicted_after, after = await self._asked(request, EncodedImage(png), ImageFit.EXACT, told)
         told.end()
@@ -215,13 +187,22 @@ class RobustifyEndpoint:
         from certserve.backends.torch import differentiable
 
         name = model.bundle.name
-        if name not in self._networks:
-            self._networks[name] = differentiable(model.bundle).requires_grad_(False)
-        return self._networks[name]
+        with self._reading:
+            if name not in self._networks:
+                self._networks[name] = differentiable(model.bundle).requires_grad_(False)
+            return self._networks[name]
 
 
-class _Stopped(Exception):
-    """Nobody waits for the search any more."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A checked request."""
+
+    request: RobustifyRequest
+    model: ServedModel
+    image: ImageInput
+    budget: Budget
+    how: How
+    told: _Told
 
 
 class _Told:
@@ -266,14 +247,6 @@ def _certify(request: RobustifyRequest, image: ImageInput | None, fit: ImageFit)
         arithmetic=Arithmetic.GRID,
         nonce=request.nonce,
     )
-
-
-def _label(predicted: PredictOutcome) -> int:
-    """What was predicted; of an abstention, the class with the most votes."""
-    if isinstance(predicted, Prediction):
-        return predicted.label
-    assert isinstance(predicted, Abstention)  # only a time budget leaves it undecided
-    return predicted.candidate
 
 
 def _decoded(image: ImageInput, model: ServedModel, fit: ImageFit, limits: Limits) -> npt.NDArray[np.uint8]:

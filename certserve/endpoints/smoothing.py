@@ -22,7 +22,7 @@ from certserve import images
 from certserve.endpoints.checks import Checks
 from certserve.endpoints.magnet import judge, require_detectors
 from certserve.endpoints.models import Models, ServedModel
-from certserve.endpoints.requests import CertifyRequest, ModelInfo, PredictRequest
+from certserve.endpoints.requests import CertifyRequest, ModelInfo, PredictRequest, Progress
 from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import ImageError, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
@@ -43,10 +43,7 @@ from certserve.smoothing.outcomes import (
 )
 from certserve.smoothing.plans import Decider, Plan
 
-__all__ = ["OnBetter", "Progress", "SmoothingEndpoints"]
-
-Progress = Callable[[int, int], None]
-"""Told how many of a request's draws have been counted, and how many there will be at most."""
+__all__ = ["OnBetter", "SmoothingEndpoints"]
 
 OnBetter = Callable[[Certificate], None]
 """Told of each certificate that is better than those before."""

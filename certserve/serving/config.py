@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 from certserve.images import Limits
 from certserve.smoothing.bounds import LARGEST_N
 
-__all__ = ["Address", "Config", "ConfigError", "NoiseConfig", "RequestLimits", "Security", "read_config"]
+__all__ = [
+    "Address",
+    "Config",
+    "ConfigError",
+    "NoiseConfig",
+    "RequestLimits",
+    "RobustifyConfig",
+    "Security",
+    "read_config",
+]
 
 Section = TypeVar("Section")
 
@@ -106,6 +115,26 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RobustifyConfig:
+    """[robustify]: whether Robustify is answered; how many searches run at once, and how many requests may be in
+    progress beside those; the most passes through the network that a request may ask for; torch's threads for each
+    search; whether GetSurrogate hands the models' weights to whoever may call.
+    """
+
+    enabled: bool = True
+    at_once: int = 1
+    waiting: int = 8
+    largest_passes: int = 12_000
+    threads: int = 1
+    surrogate: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("at_once", 1), ("waiting", 0), ("largest_passes", 1), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"robustify.{name} must be at least {least}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole. `models`: bundle directories or names of packaged models, the default one first.
 
@@ -118,6 +147,7 @@ class Config:
     security: Security = field(default_factory=Security)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     limits: RequestLimits = field(default_factory=RequestLimits)
+    robustify: RobustifyConfig = field(default_factory=RobustifyConfig)
 
     def __post_init__(self) -> None:
         if self.security.missing and not (self.server.is_loopback or self.security.allow_insecure):
@@ -134,7 +164,13 @@ def read_config(path: Path | None, overrides: Mapping[str, Mapping[str, Any]], m
         ConfigError: the file cannot be read, or a key or value in it is not understood.
     """
     document = _parse(path) if path else {}
-    sections = {"server": Address, "security": Security, "noise": NoiseConfig, "limits": RequestLimits}
+    sections: dict[str, type[Any]] = {
+        "server": Address,
+        "security": Security,
+        "noise": NoiseConfig,
+        "limits": RequestLimits,
+        "robustify": RobustifyConfig,
+    }
     unknown = sorted(set(document) - {*sections, "models"})
     if unknown:
         raise ConfigError(f"{path}: unknown sections {unknown}; there are models, {', '.join(sections)}")

@@ -9,7 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +20,13 @@ from grpc_reflection.v1alpha import reflection
 
 from certserve.endpoints.epochs import Epochs
 from certserve.endpoints.many import answered
-from certserve.endpoints.models import LoadedModel
+from certserve.endpoints.models import LoadedModel, Offer
+from certserve.endpoints.searches import SearchLimits
 from certserve.endpoints.service import Service, running
 from certserve.endpoints.signatures import SigningKey
 from certserve.keyfiles import is_private
 from certserve.noise.keystream import Secret
-from certserve.serving.config import Config, ConfigError, Security
+from certserve.serving.config import Config, ConfigError, RobustifyConfig, Security
 from certserve.serving.interceptors import CallInterceptor
 from certserve.smoothing.outcomes import CertifyOutcome
 from certserve.v1 import certserve_pb2 as pb
@@ -39,6 +40,8 @@ from certserve.wire.magnet import (
 from certserve.wire.many import certify_many_reply_to_wire
 from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
+from certserve.wire.robustify import progress_to_wire, robustified_to_wire, robustify_request_from_wire
+from certserve.wire.surrogates import surrogate_to_wire
 
 __all__ = ["RunningServer", "read_secret", "serve", "serving"]
 
@@ -47,6 +50,7 @@ Held = TypeVar("Held", Secret, SigningKey)
 _log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["CertServe"].full_name
 _BESIDE_THE_IMAGE = 64 << 10  # bytes of a request that are not the image
+_LARGEST_DRAWS = 256  # of a Robustify's step, which are in memory together
 _HEARTBEAT_SECONDS = 1.0
 _LAST_REPLIES_SECONDS = 0.2  # for replies that are written but not yet sent
 _OPTIONS = (
@@ -71,6 +75,7 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
 
     def __init__(self, service: Service) -> None:
         self._smoothing, self._magnet = service.smoothing, service.magnet
+        self._robustify, self._surrogates = service.robustify, service.surrogates
 
     async def Predict(self, message: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         start = time.perf_counter()
@@ -108,6 +113,31 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
         reformations = await self._magnet.reform(reform_request_from_wire(message), timeout=context.time_remaining())
         return reformations_to_wire(reformations, time.perf_counter() - start)
 
+    async def Robustify(self, message: pb.RobustifyRequest, context: Any) -> pb.RobustifyResponse:
+        start = time.perf_counter()
+        request = robustify_request_from_wire(message)
+        found = await self._robustify.robustify(request, timeout=context.time_remaining())
+        return robustified_to_wire(found, time.perf_counter() - start)
+
+    async def RobustifyStream(
+        self, message: pb.RobustifyRequest, context: Any
+    ) -> AsyncIterator[pb.RobustifyStreamResponse]:
+        start = time.perf_counter()
+        request = robustify_request_from_wire(message)
+        async with aclosing(self._robustify.robustify_stream(request, timeout=context.time_remaining())) as parts:
+            async for part in parts:
+                if isinstance(part, tuple):
+                    yield progress_to_wire(*part)
+                else:
+                    result = robustified_to_wire(part, time.perf_counter() - start)
+                    yield pb.RobustifyStreamResponse(result=result)
+
+    async def GetSurrogate(
+        self, message: pb.GetSurrogateRequest, context: Any
+    ) -> AsyncIterator[pb.GetSurrogateResponse]:
+        for part in surrogate_to_wire(await self._surrogates.surrogate(message.model)):
+            yield part
+
     async def ListModels(self, message: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[model_to_wire(info) for info in self._smoothing.list_models()])
 
@@ -126,9 +156,8 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
     credentials = _server_credentials(config.security)
     signing_key = _signing_key(config.security)
     limits = config.limits
-    async with running(
-        loaded, secret, signing_key=signing_key, limits=limits.images, largest_n=limits.largest_n
-    ) as service:
+    asked: dict[str, Any] = {"signing_key": signing_key, "limits": limits.images, "largest_n": limits.largest_n}
+    async with running(loaded, secret, **asked, **_gradients(config.robustify)) as service:
         calls = CallInterceptor(_SERVICE, token)
         largest = max(config.limits.image_bytes, *(4 * math.prod(model.bundle.shape) for model in loaded))
         options = (*_OPTIONS, ("grpc.max_receive_message_length", largest + _BESIDE_THE_IMAGE))
@@ -148,6 +177,19 @@ async def serving(config: Config, loaded: Sequence[LoadedModel], secret: Secret)
             heartbeat.cancel()
             await healthy.enter_graceful_shutdown()
             await _drain(server, calls, config.server.grace_seconds)
+
+
+def _gradients(config: RobustifyConfig) -> dict[str, Any]:
+    """What `running` is told of the section [robustify]."""
+    searching = SearchLimits(
+        at_once=config.at_once,
+        waiting=config.waiting,
+        largest_passes=config.largest_passes,
+        largest_draws=_LARGEST_DRAWS,
+        threads=config.threads,
+    )
+    offer = Offer(robustify=config.enabled, largest_passes=config.largest_passes, surrogate=config.surrogate)
+    return {"searching": searching, "offer": offer}
 
 
 async def serve(config: Config, loaded: Sequence[LoadedModel], secret: Secret, on_ready: Any = None) -> None:

@@ -34,6 +34,12 @@ class Bound(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BOUND_UNSPECIFIED: _ClassVar[Bound]
     BOUND_BINARY: _ClassVar[Bound]
     BOUND_TWO_CLASS: _ClassVar[Bound]
+
+class Norm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NORM_UNSPECIFIED: _ClassVar[Norm]
+    NORM_L2: _ClassVar[Norm]
+    NORM_LINF: _ClassVar[Norm]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -46,6 +52,9 @@ ARITHMETIC_FLOAT: Arithmetic
 BOUND_UNSPECIFIED: Bound
 BOUND_BINARY: Bound
 BOUND_TWO_CLASS: Bound
+NORM_UNSPECIFIED: Norm
+NORM_L2: Norm
+NORM_LINF: Norm
 
 class Image(_message.Message):
     __slots__ = ("encoded", "tensor", "fit")
@@ -142,6 +151,80 @@ class ReformRequest(_message.Message):
     images: _containers.RepeatedCompositeFieldContainer[Image]
     png: bool
     def __init__(self, model: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., png: bool = ...) -> None: ...
+
+class RobustifyRequest(_message.Message):
+    __slots__ = ("model", "image", "delta", "epsilon", "norm", "method", "sigma", "n0", "n", "alpha", "bound", "nonce")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SIGMA_FIELD_NUMBER: _ClassVar[int]
+    N0_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    image: Image
+    delta: float
+    epsilon: float
+    norm: Norm
+    method: Search
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    bound: Bound
+    nonce: bytes
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., delta: _Optional[float] = ..., epsilon: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., method: _Optional[_Union[Search, _Mapping]] = ..., sigma: _Optional[float] = ..., n0: _Optional[int] = ..., n: _Optional[int] = ..., alpha: _Optional[float] = ..., bound: _Optional[_Union[Bound, str]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Search(_message.Message):
+    __slots__ = ("cert_margin", "bilevel", "fast")
+    CERT_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    BILEVEL_FIELD_NUMBER: _ClassVar[int]
+    FAST_FIELD_NUMBER: _ClassVar[int]
+    cert_margin: CertMarginSearch
+    bilevel: BilevelSearch
+    fast: FastSearch
+    def __init__(self, cert_margin: _Optional[_Union[CertMarginSearch, _Mapping]] = ..., bilevel: _Optional[_Union[BilevelSearch, _Mapping]] = ..., fast: _Optional[_Union[FastSearch, _Mapping]] = ...) -> None: ...
+
+class CertMarginSearch(_message.Message):
+    __slots__ = ("steps", "draws", "refinements", "step", "enough")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    REFINEMENTS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    draws: int
+    refinements: int
+    step: float
+    enough: float
+    def __init__(self, steps: _Optional[int] = ..., draws: _Optional[int] = ..., refinements: _Optional[int] = ..., step: _Optional[float] = ..., enough: _Optional[float] = ...) -> None: ...
+
+class BilevelSearch(_message.Message):
+    __slots__ = ("steps", "inner_steps", "draws", "rate", "enough")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    INNER_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    inner_steps: int
+    draws: int
+    rate: float
+    enough: float
+    def __init__(self, steps: _Optional[int] = ..., inner_steps: _Optional[int] = ..., draws: _Optional[int] = ..., rate: _Optional[float] = ..., enough: _Optional[float] = ...) -> None: ...
+
+class FastSearch(_message.Message):
+    __slots__ = ("draws", "attack_steps")
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    ATTACK_STEPS_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    attack_steps: int
+    def __init__(self, draws: _Optional[int] = ..., attack_steps: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("fixed", "target", "looks", "anytime", "time_budget")
@@ -397,6 +480,66 @@ class Answer(_message.Message):
     label_name: str
     def __init__(self, label: _Optional[int] = ..., label_name: _Optional[str] = ...) -> None: ...
 
+class RobustifyResponse(_message.Message):
+    __slots__ = ("png", "tensor", "l2", "linf", "norm", "delta", "epsilon", "method", "predicted_before", "predicted_after", "before", "after", "label_kept", "judged_safe", "seconds", "success", "radius_before", "radius_after", "uplift_efficiency", "passes")
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    L2_FIELD_NUMBER: _ClassVar[int]
+    LINF_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LABEL_KEPT_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_SAFE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    RADIUS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    RADIUS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    UPLIFT_EFFICIENCY_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    png: bytes
+    tensor: Tensor
+    l2: float
+    linf: float
+    norm: Norm
+    delta: float
+    epsilon: float
+    method: Search
+    predicted_before: PredictResponse
+    predicted_after: PredictResponse
+    before: CertifyResponse
+    after: CertifyResponse
+    label_kept: bool
+    judged_safe: bool
+    seconds: float
+    success: bool
+    radius_before: float
+    radius_after: float
+    uplift_efficiency: float
+    passes: int
+    def __init__(self, png: _Optional[bytes] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., delta: _Optional[float] = ..., epsilon: _Optional[float] = ..., method: _Optional[_Union[Search, _Mapping]] = ..., predicted_before: _Optional[_Union[PredictResponse, _Mapping]] = ..., predicted_after: _Optional[_Union[PredictResponse, _Mapping]] = ..., before: _Optional[_Union[CertifyResponse, _Mapping]] = ..., after: _Optional[_Union[CertifyResponse, _Mapping]] = ..., label_kept: bool = ..., judged_safe: bool = ..., seconds: _Optional[float] = ..., success: bool = ..., radius_before: _Optional[float] = ..., radius_after: _Optional[float] = ..., uplift_efficiency: _Optional[float] = ..., passes: _Optional[int] = ...) -> None: ...
+
+class RobustifyStreamResponse(_message.Message):
+    __slots__ = ("progress", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: RobustifyProgress
+    result: RobustifyResponse
+    def __init__(self, progress: _Optional[_Union[RobustifyProgress, _Mapping]] = ..., result: _Optional[_Union[RobustifyResponse, _Mapping]] = ...) -> None: ...
+
+class RobustifyProgress(_message.Message):
+    __slots__ = ("done", "planned")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    planned: int
+    def __init__(self, done: _Optional[int] = ..., planned: _Optional[int] = ...) -> None: ...
+
 class Votes(_message.Message):
     __slots__ = ("counts", "non_finite")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
@@ -498,7 +641,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment", "public_key", "magnet")
+    __slots__ = ("name", "version", "description", "labels", "shape", "colour", "resize", "sigmas", "defaults", "largest_n", "execution", "commitment", "public_key", "magnet", "robustify", "largest_passes", "surrogate")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -513,6 +656,9 @@ class Model(_message.Message):
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     MAGNET_FIELD_NUMBER: _ClassVar[int]
+    ROBUSTIFY_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_PASSES_FIELD_NUMBER: _ClassVar[int]
+    SURROGATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     description: str
@@ -527,7 +673,10 @@ class Model(_message.Message):
     commitment: str
     public_key: bytes
     magnet: Magnet
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ..., public_key: _Optional[bytes] = ..., magnet: _Optional[_Union[Magnet, _Mapping]] = ...) -> None: ...
+    robustify: bool
+    largest_passes: int
+    surrogate: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., colour: _Optional[str] = ..., resize: _Optional[int] = ..., sigmas: _Optional[_Iterable[float]] = ..., defaults: _Optional[_Union[Defaults, _Mapping]] = ..., largest_n: _Optional[int] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., commitment: _Optional[str] = ..., public_key: _Optional[bytes] = ..., magnet: _Optional[_Union[Magnet, _Mapping]] = ..., robustify: bool = ..., largest_passes: _Optional[int] = ..., surrogate: bool = ...) -> None: ...
 
 class Magnet(_message.Message):
     __slots__ = ("detectors", "rate", "reformer")
@@ -576,3 +725,29 @@ class Execution(_message.Message):
     fingerprint: str
     batch_shapes: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., precision: _Optional[str] = ..., device: _Optional[str] = ..., fingerprint: _Optional[str] = ..., batch_shapes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetSurrogateRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class GetSurrogateResponse(_message.Message):
+    __slots__ = ("surrogate", "data")
+    SURROGATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    surrogate: Surrogate
+    data: bytes
+    def __init__(self, surrogate: _Optional[_Union[Surrogate, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Surrogate(_message.Message):
+    __slots__ = ("model", "digest", "size", "architecture")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    digest: str
+    size: int
+    architecture: str
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., digest: _Optional[str] = ..., size: _Optional[int] = ..., architecture: _Optional[str] = ...) -> None: ...

@@ -64,6 +64,21 @@ class CertServeStub(object):
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.ReformRequest.SerializeToString,
                 response_deserializer=certserve_dot_v1_dot_certserve__pb2.ReformResponse.FromString,
                 _registered_method=True)
+        self.Robustify = channel.unary_unary(
+                '/certserve.v1.CertServe/Robustify',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.RobustifyResponse.FromString,
+                _registered_method=True)
+        self.RobustifyStream = channel.unary_stream(
+                '/certserve.v1.CertServe/RobustifyStream',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.RobustifyStreamResponse.FromString,
+                _registered_method=True)
+        self.GetSurrogate = channel.unary_stream(
+                '/certserve.v1.CertServe/GetSurrogate',
+                request_serializer=certserve_dot_v1_dot_certserve__pb2.GetSurrogateRequest.SerializeToString,
+                response_deserializer=certserve_dot_v1_dot_certserve__pb2.GetSurrogateResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/certserve.v1.CertServe/ListModels',
                 request_serializer=certserve_dot_v1_dot_certserve__pb2.ListModelsRequest.SerializeToString,
@@ -127,6 +142,29 @@ class CertServeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Robustify(self, request, context):
+        """An 8-bit image near this one, at most delta away, whose certified radius should be larger, with the certificates of
+        both. What holds is the certificate of that very image. Preemptive robustification, Moon, An and Song (2022).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RobustifyStream(self, request, context):
+        """Robustify, which tells how far it is; the last reply is the result. A listener who leaves ends the search.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSurrogate(self, request, context):
+        """The weights that Robustify takes gradients of, to do it elsewhere: first what they are, then the file in pieces.
+        FAILED_PRECONDITION where the operator does not offer them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models this server has.
         """
@@ -173,6 +211,21 @@ def add_CertServeServicer_to_server(servicer, server):
                     servicer.Reform,
                     request_deserializer=certserve_dot_v1_dot_certserve__pb2.ReformRequest.FromString,
                     response_serializer=certserve_dot_v1_dot_certserve__pb2.ReformResponse.SerializeToString,
+            ),
+            'Robustify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Robustify,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.RobustifyResponse.SerializeToString,
+            ),
+            'RobustifyStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.RobustifyStream,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.RobustifyStreamResponse.SerializeToString,
+            ),
+            'GetSurrogate': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetSurrogate,
+                    request_deserializer=certserve_dot_v1_dot_certserve__pb2.GetSurrogateRequest.FromString,
+                    response_serializer=certserve_dot_v1_dot_certserve__pb2.GetSurrogateResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -347,6 +400,87 @@ class CertServe(object):
             '/certserve.v1.CertServe/Reform',
             certserve_dot_v1_dot_certserve__pb2.ReformRequest.SerializeToString,
             certserve_dot_v1_dot_certserve__pb2.ReformResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Robustify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certserve.v1.CertServe/Robustify',
+            certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.RobustifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RobustifyStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/certserve.v1.CertServe/RobustifyStream',
+            certserve_dot_v1_dot_certserve__pb2.RobustifyRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.RobustifyStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSurrogate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/certserve.v1.CertServe/GetSurrogate',
+            certserve_dot_v1_dot_certserve__pb2.GetSurrogateRequest.SerializeToString,
+            certserve_dot_v1_dot_certserve__pb2.GetSurrogateResponse.FromString,
             options,
             channel_credentials,
             insecure,

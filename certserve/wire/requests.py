@@ -20,6 +20,7 @@ from certserve.endpoints.requests import (
     MagnetInfo,
     ModelInfo,
     PredictRequest,
+    RobustifyRequest,
 )
 from certserve.errors import InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageFit, ImageInput, RawImage
@@ -37,8 +38,11 @@ __all__ = [
     "ARITHMETICS",
     "BOUNDS",
     "FITS",
+    "asked_image",
     "certify_request_from_wire",
     "certify_request_to_wire",
+    "check_well_formed",
+    "count_to_wire",
     "enum_from_wire",
     "image_from_wire",
     "image_to_wire",
@@ -65,13 +69,13 @@ _DTYPES: dict[Any, np.dtype[Any]] = {pb.DATA_TYPE_UINT8: np.dtype("u1"), pb.DATA
 
 def predict_request_to_wire(request: PredictRequest) -> pb.PredictRequest:
     """Raises InvalidRequest: the request is malformed, or holds an image or a number that the protocol cannot carry."""
-    _check_well_formed(request)
+    check_well_formed(request)
     return pb.PredictRequest(
         model=request.model,
-        image=_asked_image(request),
+        image=asked_image(request),
         sigma=request.sigma,
-        n0=_draws("n0", request.n0),
-        n=_draws("n", request.n),
+        n0=count_to_wire("n0", request.n0),
+        n=count_to_wire("n", request.n),
         alpha=request.alpha,
         plan=plan_to_wire(request.plan, request.time_budget),
         arithmetic=_arithmetic_to_wire(request.arithmetic),
@@ -102,13 +106,13 @@ def predict_request_from_wire(message: pb.PredictRequest) -> PredictRequest:
 
 def certify_request_to_wire(request: CertifyRequest) -> pb.CertifyRequest:
     """Raises InvalidRequest: as `predict_request_to_wire`."""
-    _check_well_formed(request)
+    check_well_formed(request)
     return pb.CertifyRequest(
         model=request.model,
-        image=_asked_image(request),
+        image=asked_image(request),
         sigma=request.sigma,
-        n0=_draws("n0", request.n0),
-        n=_draws("n", request.n),
+        n0=count_to_wire("n0", request.n0),
+        n=count_to_wire("n", request.n),
         alpha=request.alpha,
         bound=BOUNDS[request.bound],
         plan=plan_to_wire(request.plan, request.time_budget),
@@ -170,6 +174,9 @@ def model_to_wire(info: ModelInfo) -> pb.Model:
         commitment=info.commitment,
         public_key=info.public_key,
         magnet=_magnet_to_wire(info.magnet),
+        robustify=info.robustify,
+        largest_passes=info.largest_passes,
+        surrogate=info.surrogate,
     )
 
 
@@ -198,6 +205,9 @@ def model_from_wire(message: pb.Model) -> ModelInfo:
         commitment=message.commitment,
         public_key=message.public_key,
         magnet=_magnet_from_wire(message.magnet) if message.HasField("magnet") else None,
+        robustify=message.robustify,
+        largest_passes=message.largest_passes,
+        surrogate=message.surrogate,
     )
 
 
@@ -257,17 +267,27 @@ def _tensor_from_wire(tensor: pb.Tensor, wrong: list[Violation], field: str) -> 
     return RawImage(np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape))
 
 
-def _asked_image(request: PredictRequest | CertifyRequest) -> pb.Image | None:
+def asked_image(request: PredictRequest | CertifyRequest | RobustifyRequest) -> pb.Image | None:
+    """The request's image; errors as `image_to_wire`."""
     return None if request.image is None else image_to_wire(request.image, request.fit)
 
 
-def _check_well_formed(request: PredictRequest | CertifyRequest) -> None:
-    """A value that could not be converted was left out: sending the rest would ask another question."""
+def check_well_formed(request: PredictRequest | CertifyRequest | RobustifyRequest) -> None:
+    """Accept a request with nothing malformed.
+
+    Raises:
+        InvalidRequest: a value could not be converted and was left out: sending the rest would ask another question.
+    """
     if request.malformed:
         raise InvalidRequest(request.malformed)
 
 
-def _draws(field: str, number: int | None) -> int | None:
+def count_to_wire(field: str, number: int | None) -> int | None:
+    """The number, if the protocol can carry it.
+
+    Raises:
+        InvalidRequest: it does not fit into 64 bits.
+    """
     if number is not None and not -(1 << 63) <= number < 1 << 63:
         raise InvalidRequest([Violation(field, "must fit into 64 bits")])
     return number

@@ -51,6 +51,7 @@ def test_there_are_the_commands_of_the_manual() -> None:
         ("evaluate", "coverage"),
         ("evaluate", "magnet"),
         ("bundle", "create"),
+        ("bundle", "fetch"),
         ("models",),
         ("train", "classifier"),
         ("train", "magnet"),

@@ -102,7 +102,7 @@ def test_a_turned_transparent_larger_image_says_what_became_of_it(cli: Any, one_
 def test_an_image_whose_label_is_not_certified_is_not_written(
     cli: Any, one_line: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from certserve.endpoints.robustify import Robustified
+    from certserve.endpoints.answers import Robustified
 
     monkeypatch.setattr(Robustified, "label_kept", property(lambda self: False))
     result = cli("robustify", photos / "a.png", "-o", tmp_path / "safe.png", *ASKED)

@@ -111,7 +111,7 @@ def test_a_command_parses(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve"], ["demo"], ["certify"], ["predict"], ["verify"],
-                                   ["detect"], ["reform"], ["robustify"], ["bundle", "create"],
+                                   ["detect"], ["reform"], ["robustify"], ["bundle", "create"], ["bundle", "fetch"],
                                    ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
                                    ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["evaluate", "magnet"],
@@ -174,7 +174,7 @@ def test_a_configuration_is_read_and_has_every_key(block: Block, tmp_path: Path)
     read = read_config(path, {})
     assert read == Config(models=read.models)
     document = tomllib.loads(block.text)
-    for section in ("server", "security", "noise", "limits"):
+    for section in ("server", "security", "noise", "limits", "robustify"):
         assert set(document[section]) == set(type(getattr(read, section)).__dataclass_fields__)
 
 

@@ -14,6 +14,7 @@ from certserve.serving.config import (
     ConfigError,
     NoiseConfig,
     RequestLimits,
+    RobustifyConfig,
     Security,
     read_config,
 )
@@ -41,6 +42,13 @@ secret_file = "secret"
 largest_n = 1000
 image_bytes = 2000
 image_pixels = 3000
+[robustify]
+enabled = false
+at_once = 2
+waiting = 3
+largest_passes = 4
+threads = 5
+surrogate = true
 """
 
 
@@ -69,13 +77,14 @@ class TestReading:
             security=Security("server.pem", "server.key", "token", "signing.pem", False, True),
             noise=NoiseConfig("secret"),
             limits=RequestLimits(1000, 2000, 3000),
+            robustify=RobustifyConfig(False, 2, 3, 4, 5, True),
         )
 
     def test_every_key_is_in_the_example_above(self) -> None:
         """A new key comes with a test."""
         for section in dataclasses.fields(Config):
             assert section.name in WHOLE
-        for kind in (Address, Security, NoiseConfig, RequestLimits):
+        for kind in (Address, Security, NoiseConfig, RequestLimits, RobustifyConfig):
             for key in dataclasses.fields(kind):
                 assert f"{key.name} =" in WHOLE
 
@@ -127,6 +136,11 @@ class TestRefusing:
             ("[limits]\nlargest_n = 10000001", r"limits\.largest_n.*10000001"),
             ("[limits]\nimage_bytes = 0", r"limits\.image_bytes"),
             ("[limits]\nimage_pixels = -5", r"limits\.image_pixels"),
+            ("[robustify]\nat_once = 0", r"robustify\.at_once.*0"),
+            ("[robustify]\nwaiting = -1", r"robustify\.waiting.*-1"),
+            ("[robustify]\nlargest_passes = 0", r"robustify\.largest_passes.*0"),
+            ("[robustify]\nthreads = 0", r"robustify\.threads.*0"),
+            ("[robustify]\nsurrogate = 1", r"robustify\.surrogate.*bool"),
             ("[security]\ntls_key = 'x'", r"tls_certificate.*tls_key"),
             ("[security]\ntls_certificate = 'x'", r"tls_certificate.*tls_key"),
             ("[server", r"server\.toml"),
