@@ -84,7 +84,7 @@ def test_enums_begin_with_unspecified_and_carry_their_name() -> None:
 
 
 def test_numbers_a_caller_may_leave_out_are_optional() -> None:
-    for request in ("PredictRequest", "CertifyRequest"):
+    for request in ("PredictRequest", "CertifyRequest", "RobustifyRequest"):
         fields = pb.DESCRIPTOR.message_types_by_name[request].fields
         numbers = [field for field in fields if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_INT64)]
         assert numbers

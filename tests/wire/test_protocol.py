@@ -100,5 +100,7 @@ def test_every_enum_begins_with_unspecified() -> None:
 
 def test_every_number_that_may_be_left_out_is_optional() -> None:
     """Without presence, a request for sigma = 0 and one for the default would be the same bytes."""
-    for message in (pb.PredictRequest, pb.CertifyRequest):
+    for message in (pb.PredictRequest, pb.CertifyRequest, pb.RobustifyRequest):
         assert all(message.DESCRIPTOR.fields_by_name[name].has_presence for name in ("sigma", "n", "alpha", "image"))
+    for search in (pb.CertMarginSearch, pb.BilevelSearch, pb.FastSearch):
+        assert all(field.has_presence for field in search.DESCRIPTOR.fields)

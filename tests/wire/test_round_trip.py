@@ -199,6 +199,9 @@ model_infos = st.builds(
     execution=st.builds(ExecutionInfo, *[texts] * 5, st.lists(int64s, max_size=3).map(tuple)),
     commitment=texts,
     public_key=st.binary(max_size=40),
+    robustify=st.booleans(),
+    largest_passes=int64s,
+    surrogate=st.booleans(),
     magnet=st.none()
     | st.builds(MagnetInfo, st.lists(st.builds(DetectorInfo, texts, floats), max_size=3).map(tuple), floats, texts),
 )

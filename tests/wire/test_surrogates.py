@@ -74,3 +74,11 @@ def test_what_is_sent_arrives_in_pieces(size: int) -> None:
 def test_what_is_not_that_is_refused(messages: tuple[pb.GetSurrogateResponse, ...]) -> None:
     with pytest.raises(InternalError):
         arrived(*messages)
+
+
+@pytest.mark.parametrize("more", [data(b"xyz"), said(2)])
+def test_what_is_too_much_is_refused_as_it_comes(more: pb.GetSurrogateResponse) -> None:
+    arriving = Arriving()
+    arriving.take(said(2))
+    with pytest.raises(InternalError, match="More comes"):
+        arriving.take(more)
