@@ -23,7 +23,7 @@ __all__ = ["SearchLimits", "Searches"]
 Result = TypeVar("Result")
 
 _SHORTEST_WAIT = 0.1  # seconds
-_NICENESS = 10  # of a thread that searches, where others are to come first
+_NICENESS = 5  # of a thread that searches, where others are to come first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class SearchLimits:
         at_once: how many run at once, 1 or more. waiting: how many requests may be in progress beside those; None: any.
         largest_passes: rows that a search may send through the network forward and back; None: any number.
         largest_draws: rows that it may send at a time; None: any number.
-        threads: of torch for each search, which then also gives way to every other thread that wants the processor;
-            None: as many as torch takes by itself, and no giving way.
+        threads: of torch for each search, which then also has a lower priority than every other thread (on Linux);
+            None: as many as torch takes by itself, at the usual priority.
     """
 
     at_once: int = 1
