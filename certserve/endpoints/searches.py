@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ __all__ = ["SearchLimits", "Searches"]
 Result = TypeVar("Result")
 
 _SHORTEST_WAIT = 0.1  # seconds
+_LEAST_PRIORITY = 19
 _NICENESS = 5  # of a thread that searches, where others are to come first
 
 
@@ -119,4 +120,6 @@ def _begin(threads: int | None) -> None:
 
     confine(threads)
     if sys.platform == "linux":  # elsewhere it would be the whole process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        this = (os.PRIO_PROCESS, threading.get_native_id())
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(*this, min(_LEAST_PRIORITY, os.getpriority(*this) + _NICENESS))
