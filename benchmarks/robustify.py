@@ -137,8 +137,11 @@ class Movers:
             self._searching.set()
 
     async def searching(self) -> None:
-        """Return once a search is in progress."""
-        await self._searching.wait()
+        """Return once a search is in progress; raise what ended one of the tasks before."""
+        begun = asyncio.create_task(self._searching.wait())
+        done, _ = await asyncio.wait({begun, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     async def end(self) -> None:
         """Leave."""
