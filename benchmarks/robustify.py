@@ -192,7 +192,7 @@ def measure(path: Path, asked: Any) -> tuple[list[Row], list[str]]:
         served = asyncio.run(predicts(address, found, asked.predicts, asked.rounds))
     facts: Row = {"model": found.name, "execution": execution, "method": repr(HOW), "delta": BUDGET.delta}
     facts |= {"predict_n": PREDICT_N, "certify_n": CERTIFY_N, "in_progress": AT_ONCE, **machine()}
-    limits = {name: getattr(config, name) for name in ("at_once", "waiting", "largest_passes", "threads")}
+    limits = {name: getattr(config, name) for name in ("at_once", "waiting", "largest_passes")}
     rows = []
     for turn, ((free, confined), predict) in enumerate(zip(searches, served, strict=True), 1):
         bound = {"largest_search_s": config.largest_passes / confined["passes_a_second"]}
