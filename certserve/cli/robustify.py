@@ -15,6 +15,7 @@ from rich.table import Table
 
 from certserve.cli.ask import connection_options, model_to_ask
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
+from certserve.defences.preemptive.methods import CertMargin, Qualities
 from certserve.errors import InvalidRequest
 from certserve.images import ImageError, ImageFit, read_header
 from certserve.smoothing.document import to_document
@@ -35,7 +36,7 @@ __all__ = ["robustify"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _L2_DELTA = 0.5
-_QUESTION = ("epsilon", "norm", "method", "sigma", "n0", "n", "alpha", "fit", "bound")
+_QUESTION = ("epsilon", "norm", "sigma", "n0", "n", "alpha", "fit", "bound")
 _HEADINGS = ("image", "label", "radius before", "radius after", "moved", "efficiency", "judged safe", "time")
 
 
@@ -66,6 +67,7 @@ class _Done(NamedTuple):
     show_default=True,
     help="How to search.",
 )
+@click.option("--jpeg", help="LOWEST-HIGHEST, as 75-95: also for files that will be made JPEG of such a quality.")
 @click.option("--sigma", type=float, help="Noise level in units of pixels in [0, 1]; one of the model's.")
 @click.option("--n0", type=int, help="Selection draws of each certificate.")
 @click.option("--n", type=int, help="Estimation draws of each certificate.")
@@ -156,7 +158,20 @@ def _question(options: dict[str, Any]) -> dict[str, Any]:
         if options["norm"] != "L2":
             raise click.UsageError("--norm Linf needs --delta, as 0.0314 (8 levels of 255).")
         delta = _L2_DELTA
-    return {"delta": delta, **{name: options[name] for name in _QUESTION}}
+    method = _method(options["method"], options["jpeg"])
+    return {"delta": delta, **{name: options[name] for name in _QUESTION}, "method": method}
+
+
+def _method(name: str, jpeg: str | None) -> str | CertMargin:
+    """The method of that name, with the qualities that are given."""
+    if jpeg is None:
+        return name
+    lowest, _, highest = jpeg.partition("-")
+    if name != "cert-margin":
+        raise click.UsageError("--jpeg is for --method cert-margin.")
+    if not (lowest.isdecimal() and highest.isdecimal()):
+        raise click.BadParameter(f"expected LOWEST-HIGHEST, as 75-95, not {jpeg!r}", param_hint="--jpeg")
+    return CertMargin(jpeg=Qualities(int(lowest), int(highest)))
 
 
 def _move(

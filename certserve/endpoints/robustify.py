@@ -143,7 +143,7 @@ class RobustifyEndpoint:
                     told.passes(len(rows))
                 return network(rows)
 
-            return _search(watched, pixels, label, budget, sigma, how, seed)
+            return _search(watched, pixels, label, budget, sigma, how, seed, model.bundle.colour)
 
         moved = await self._searches.run(search)
         png = images.encode_png(moved.images[0], model.bundle.colour)
@@ -287,8 +287,11 @@ def _search(
     sigma: float,
     how: How,
     seed: int,
+    colour: str,
 ) -> Moved:
     from certserve.defences.preemptive.eight_bit import robustify, seeded
 
-    labels = np.array([label], dtype=np.int64)
-    return robustify(network, pixels[None], labels, budget=budget, sigma=sigma, how=how, generator=seeded(seed))
+    labels, generator = np.array([label], dtype=np.int64), seeded(seed)
+    return robustify(
+        network, pixels[None], labels, budget=budget, sigma=sigma, how=how, generator=generator, colour=colour
+    )

@@ -191,18 +191,28 @@ class Search(_message.Message):
     def __init__(self, cert_margin: _Optional[_Union[CertMarginSearch, _Mapping]] = ..., bilevel: _Optional[_Union[BilevelSearch, _Mapping]] = ..., fast: _Optional[_Union[FastSearch, _Mapping]] = ...) -> None: ...
 
 class CertMarginSearch(_message.Message):
-    __slots__ = ("steps", "draws", "refinements", "step", "enough")
+    __slots__ = ("steps", "draws", "refinements", "step", "enough", "jpeg")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     DRAWS_FIELD_NUMBER: _ClassVar[int]
     REFINEMENTS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ENOUGH_FIELD_NUMBER: _ClassVar[int]
+    JPEG_FIELD_NUMBER: _ClassVar[int]
     steps: int
     draws: int
     refinements: int
     step: float
     enough: float
-    def __init__(self, steps: _Optional[int] = ..., draws: _Optional[int] = ..., refinements: _Optional[int] = ..., step: _Optional[float] = ..., enough: _Optional[float] = ...) -> None: ...
+    jpeg: JpegQualities
+    def __init__(self, steps: _Optional[int] = ..., draws: _Optional[int] = ..., refinements: _Optional[int] = ..., step: _Optional[float] = ..., enough: _Optional[float] = ..., jpeg: _Optional[_Union[JpegQualities, _Mapping]] = ...) -> None: ...
+
+class JpegQualities(_message.Message):
+    __slots__ = ("lowest", "highest")
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    lowest: int
+    highest: int
+    def __init__(self, lowest: _Optional[int] = ..., highest: _Optional[int] = ...) -> None: ...
 
 class BilevelSearch(_message.Message):
     __slots__ = ("steps", "inner_steps", "draws", "rate", "enough")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.attacks.norms import Norm
-from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, How, Method
+from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, How, Method, Qualities
 from certserve.endpoints.answers import Robustified
 from certserve.endpoints.requests import RobustifyRequest
 from certserve.errors import InternalError, Violation
@@ -159,12 +159,24 @@ def _search_to_wire(method: Method | How) -> pb.Search:
             return pb.Search(**{kind: getattr(pb.Search(), kind)})
         if isinstance(method, settings):
             given = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-            checked = {key: count_to_wire("method", v) if isinstance(v, int) else v for key, v in given.items()}
+            checked = {key: _setting_to_wire(value) for key, value in given.items()}
             search = pb.Search()
             part = getattr(search, kind)
             part.CopyFrom(type(part)(**checked))
             return search
     raise AssertionError(f"{method!r} is no way to search")
+
+
+def _setting_to_wire(value: float | Qualities | None) -> Any:
+    if isinstance(value, Qualities):
+        bounds = (count_to_wire("method", value.lowest), count_to_wire("method", value.highest))
+        return pb.JpegQualities(lowest=bounds[0], highest=bounds[1])
+    return count_to_wire("method", value) if isinstance(value, int) else value
+
+
+def _setting_from_wire(value: Any) -> Any:
+    """Raises ValueError: qualities out of their range."""
+    return Qualities(value.lowest, value.highest) if isinstance(value, pb.JpegQualities) else value
 
 
 def _search_from_wire(message: pb.Search, wrong: list[Violation]) -> Method | How:
@@ -173,8 +185,8 @@ def _search_from_wire(message: pb.Search, wrong: list[Violation]) -> Method | Ho
     if kind is None:
         return Method.CERT_MARGIN
     name, settings = _SEARCHES[kind]
-    said = {field.name: value for field, value in getattr(message, kind).ListFields()}
     try:
+        said = {field.name: _setting_from_wire(value) for field, value in getattr(message, kind).ListFields()}
         return settings(**said) if said else name
     except ValueError as error:
         wrong.append(Violation("method", str(error)))

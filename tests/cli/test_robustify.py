@@ -14,6 +14,9 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from certserve.cli import robustify as command
+from certserve.defences.preemptive.methods import CertMargin, Qualities
+from certserve.endpoints.local import LocalModel
+from certserve.images import ImageError
 from certserve.smoothing.document import from_document
 from certserve.smoothing.outcomes import Certificate
 
@@ -64,6 +67,20 @@ def test_json_has_both_certificates(cli: Any, photos: Path, tmp_path: Path) -> N
     assert found["written"] == str(tmp_path / "s.png")
     assert found["passes"] <= 40
     assert found["label_kept"] is True
+
+
+def test_the_qualities_reach_the_search(
+    cli: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(self: LocalModel, image: bytes, **question: Any) -> None:
+        asked.append(question["method"])
+        raise ImageError("none")
+
+    monkeypatch.setattr(LocalModel, "robustify", refuse)
+    cli("robustify", photos / "a.png", "-o", tmp_path / "s.png", *ASKED, "--method", "cert-margin", "--jpeg", "70-90")
+    assert asked == [CertMargin(jpeg=Qualities(70, 90))]
 
 
 def test_a_folder_is_gone_on_with(cli: Any, photos: Path, tmp_path: Path) -> None:
@@ -125,4 +142,8 @@ def test_what_cannot_be_done_is_one_sentence(
     assert "has no weights for torch" in sentence
     assert "positive delta" in only_sentence(cli("robustify", photo, "-o", target, *ASKED, "--delta", "0"), 2)
     assert cli("robustify", photo, "-o", target, *ASKED, "--norm", "Linf").exit_code == 2
+    jpeg = ("robustify", photo, "-o", target, *ASKED, "--jpeg")
+    assert "--jpeg is for --method cert-margin" in cli(*jpeg, "75-95").stderr
+    assert "as 75-95, not '75'" in cli(*jpeg, "75", "--method", "cert-margin").stderr
+    assert "from 1 to 95, not 95 to 75" in only_sentence(cli(*jpeg, "95-75", "--method", "cert-margin"), 1)
     assert not target.exists()

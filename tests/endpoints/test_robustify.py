@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 import certserve  # noqa: E402 (after the check that torch is there)
 from certserve import errors  # noqa: E402
 from certserve.datasets import read  # noqa: E402
-from certserve.defences.preemptive.methods import Bilevel, CertMargin, Fast, Method  # noqa: E402
+from certserve.defences.preemptive.methods import Bilevel, CertMargin, Fast, Method, Qualities  # noqa: E402
 from certserve.images import ImageFit, RawImage, encode_png  # noqa: E402
 from certserve.noise.keystream import Secret  # noqa: E402
 from certserve.smoothing.outcomes import Certificate  # noqa: E402
@@ -69,6 +69,13 @@ def test_what_is_asked_again_is_answered_alike(digits: Any) -> None:
     assert one.png == same.png
     assert one.after == same.after
     assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_with_jpeg_it_is_another_search_of_grey_images_too(digits: Any) -> None:
+    plain = digits.robustify(picture(), **QUICK)
+    aware = digits.robustify(picture(), **{**QUICK, "method": dataclasses.replace(SHORT, jpeg=Qualities(40, 60))})
+    assert aware.method.jpeg == Qualities(40, 60)
+    assert not np.array_equal(aware.pixels, plain.pixels)
 
 
 def test_the_efficiency_is_the_growth_of_the_radius_in_units_of_delta(digits: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certserve.attacks.norms import Norm
-from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, Method
+from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, Method, Qualities
 from certserve.endpoints.answers import Robustified
 from certserve.endpoints.requests import RobustifyRequest
 from certserve.errors import InternalError, InvalidRequest
@@ -49,6 +49,8 @@ searches = st.one_of(
         refinements=st.integers(0, 2**63 - 1),
         step=positive,
         enough=positive | st.just(math.inf),
+        jpeg=st.none()
+        | st.lists(st.integers(1, 95), min_size=2, max_size=2).map(lambda pair: Qualities(*sorted(pair))),
     ),
     st.builds(
         Bilevel, steps=counts, inner_steps=counts, draws=counts, rate=st.none() | positive, enough=st.floats(0, 1e6)
@@ -132,6 +134,10 @@ def test_nothing_said_is_the_default() -> None:
     ("message", "field"),
     [
         (pb.RobustifyRequest(method=pb.Search(cert_margin=pb.CertMarginSearch(steps=0))), "method"),
+        (
+            pb.RobustifyRequest(method=pb.Search(cert_margin=pb.CertMarginSearch(jpeg=pb.JpegQualities(lowest=9)))),
+            "method",
+        ),
         (pb.RobustifyRequest(method=pb.Search(bilevel=pb.BilevelSearch(rate=-1.0))), "method"),
         (pb.RobustifyRequest(method=pb.Search(fast=pb.FastSearch(draws=-1))), "method"),
         (pb.RobustifyRequest.FromString(bytes([5 << 3, 9])), "norm"),
