@@ -19,7 +19,7 @@ from certserve.serving.config import Config, read_config
 _ROOT = Path(__file__).resolve().parents[2]
 _SHELL = {"sh", "console", "bash", "shell"}
 _FILES = (".png", ".jpg", ".json", ".onnx", ".txt", ".csv", ".toml", ".pem", ".hex", ".npz", ".tsv")
-_FOLDERS = ("fashion-mnist", "mnist", "photos", "cifar10", "my-bundle", "made")
+_FOLDERS = ("fashion-mnist", "mnist", "mnist-little-noise", "photos", "cifar10", "my-bundle", "made")
 
 
 class Block(NamedTuple):
