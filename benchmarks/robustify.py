@@ -34,7 +34,7 @@ from report import Row, machine, spread, write
 from certserve import bundle, zoo
 from certserve.attacks.norms import Norm
 from certserve.backends.threads import confine
-from certserve.backends.torch import differentiable
+from certserve.backends.torch import gradients
 from certserve.bundle import Bundle
 from certserve.client import AsyncClient
 from certserve.defences.preemptive.eight_bit import robustify, seeded
@@ -79,7 +79,7 @@ def images_of(shape: tuple[int, int, int], count: int) -> list[npt.NDArray[np.ui
 
 def search(found: Bundle, count: int) -> Row:
     """Seconds an image, of so many, and the passes a second: on this thread."""
-    network = Watched(differentiable(found).requires_grad_(False))
+    network = Watched(gradients(found))
     images = images_of(found.shape, count + 1)
     seconds, passes = [], 0
     for i, image in enumerate(images):

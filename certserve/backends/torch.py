@@ -18,11 +18,11 @@ from certserve.backends.autoencoders import AutoencoderNetwork
 from certserve.backends.autoencoders import load as load_autoencoder
 from certserve.backends.checks import count_classes
 from certserve.backends.failures import failure
-from certserve.backends.processor import instruction_set
+from certserve.backends.processor import instruction_set, multiplies_bfloat16
 from certserve.bundle import Bundle
 from certserve.errors import BundleError
 
-__all__ = ["TorchBackend", "differentiable", "differentiable_autoencoder"]
+__all__ = ["TorchBackend", "differentiable", "differentiable_autoencoder", "gradients"]
 
 _CUDA_PARALLEL = 4
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -41,6 +41,28 @@ def differentiable(bundle: Bundle) -> ResidualNetwork:
         f"{bundle.path} has no weights for torch (a .safetensors file), so it has no gradients; a bundle made by "
         "`certserve train` has them"
     )
+
+
+def gradients(bundle: Bundle, *, bfloat16: bool | None = None) -> Callable[[Tensor], Tensor]:
+    """The bundle's network on the CPU, as attacks and searches go through it: float32 rows to float32 logits.
+
+    Batch norm is folded into the convolutions, and the weights have no gradients.
+
+    Args:
+        bfloat16: whether convolutions and products are in bfloat16; None: where the processor has instructions for it.
+
+    Raises:
+        BundleError: the bundle has no weights for torch.
+    """
+    network: Callable[[Tensor], Tensor] = differentiable(bundle).folded().requires_grad_(False)
+    if not (multiplies_bfloat16() if bfloat16 is None else bfloat16):
+        return network
+
+    def shortened(rows: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(rows).float()
+
+    return shortened
 
 
 def differentiable_autoencoder(bundle: Bundle, name: str) -> AutoencoderNetwork:

@@ -183,13 +183,13 @@ class RobustifyEndpoint:
         return predicted, certified
 
     def _network(self, model: ServedModel) -> Any:
-        """The model's float weights, from which gradients come; read once."""
-        from certserve.backends.torch import differentiable
+        """The model's network, from which gradients come; read once."""
+        from certserve.backends.torch import gradients
 
         name = model.bundle.name
         with self._reading:
             if name not in self._networks:
-                self._networks[name] = differentiable(model.bundle).requires_grad_(False)
+                self._networks[name] = gradients(model.bundle)
             return self._networks[name]
 
 

@@ -17,7 +17,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from certserve.backends.architectures import save  # noqa: E402  after the runtime is known to be there
-from certserve.backends.torch import TorchBackend  # noqa: E402
+from certserve import bundle, zoo  # noqa: E402
+from certserve.backends import torch as backend_module  # noqa: E402
+from certserve.backends.torch import TorchBackend, differentiable, gradients  # noqa: E402
 
 CPU = torch.device("cpu")
 SHAPE = (3, 8, 8)
@@ -34,6 +36,41 @@ def stored(models: ModuleType, tmp_path: Path) -> Path:
 def flat_sums(x: Any) -> Any:
     """Two logits of each row: its sum, and the sum of its squares."""
     return torch.stack([x.flatten(1).sum(1), (x * x).flatten(1).sum(1)], 1)
+
+
+class TestGradients:
+    """Of a packaged bundle."""
+
+    @pytest.fixture(scope="class")
+    def found(self) -> Any:
+        return bundle.read(zoo.path_of("mnist"))
+
+    @pytest.fixture
+    def rows(self) -> Any:
+        return torch.from_numpy(probe_pixels((1, 28, 28), 9, 0.25)).requires_grad_()
+
+    def test_float32_is_the_network_and_so_is_its_gradient(self, found: Any, rows: Any) -> None:
+        expected, logits = differentiable(found)(rows), gradients(found, bfloat16=False)(rows)
+        assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        slopes = [torch.autograd.grad(each[:, 3].sum(), rows)[0] for each in (expected, logits)]
+        assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
+
+    def test_bfloat16_is_near_it(self, found: Any, rows: Any) -> None:
+        exact, short = (gradients(found, bfloat16=bfloat16)(rows) for bfloat16 in (False, True))
+        assert short.dtype == torch.float32
+        assert not torch.equal(exact, short)
+        slopes = [torch.autograd.grad(each[:, 3].sum(), rows)[0].flatten() for each in (exact, short)]
+        assert float(torch.nn.functional.cosine_similarity(*slopes, dim=0)) > 0.99
+
+    @pytest.mark.parametrize("has", [False, True])
+    def test_it_is_bfloat16_where_the_processor_has_it(
+        self, found: Any, rows: Any, has: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backend_module, "multiplies_bfloat16", lambda: has)
+        assert torch.equal(gradients(found)(rows), gradients(found, bfloat16=has)(rows))
+
+    def test_its_weights_have_none(self, found: Any, rows: Any) -> None:
+        assert not gradients(found)(rows.detach()).requires_grad
 
 
 class TestNetworks:
