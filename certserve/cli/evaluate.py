@@ -15,6 +15,7 @@ from rich.table import Table
 from certserve import datasets
 from certserve.cli.coverage import coverage
 from certserve.cli.evaluate_magnet import magnet
+from certserve.cli.evaluate_preempt import preempt
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
 from certserve.cli.plans import certify_plan, dataset_plan_options
 from certserve.datasets import Dataset
@@ -111,6 +112,7 @@ def certify(
 
 evaluate.add_command(coverage)
 evaluate.add_command(magnet)
+evaluate.add_command(preempt)
 
 
 def _read(model: LocalModel, paths: Sequence[Path], split: str, every: int) -> Dataset:

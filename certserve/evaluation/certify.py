@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
 from certserve.endpoints.plans import CertifyPlan, FixedPlan
+from certserve.evaluation.in_order import in_order
 from certserve.evaluation.tables import ABSTAINED, Row, TableError, append_row, drop_unfinished, read_table
 from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Bound, Certificate
@@ -82,19 +80,14 @@ def certify_dataset(
     strangers = sorted(idx for idx, row in rows.items() if labels.get(idx) != row.label)
     if strangers:
         raise TableError(f"{table}: holds images {strangers[:5]} that were not asked for; name another file")
-    left = (i for i, idx in enumerate(dataset.idx.tolist()) if idx not in rows)
-    with ThreadPoolExecutor(_TOGETHER) as pool:
-        running: deque[Future[Row]] = deque()
-        while True:
-            more = islice(left, _TOGETHER - len(running))
-            running.extend(pool.submit(_certify_one, model, dataset, question, i) for i in more)
-            if not running:
-                return [rows[idx] for idx in dataset.idx.tolist()]
-            row = running.popleft().result()  # in the data set's order: the table is the same however it was made
-            rows[row.idx] = row
-            append_row(table, row)
-            if on_progress:
-                on_progress(len(rows), len(dataset))
+    left = [i for i, idx in enumerate(dataset.idx.tolist()) if idx not in rows]
+    # In the data set's order: the table is the same however it was made.
+    for row in in_order(lambda i: _certify_one(model, dataset, question, i), left, _TOGETHER):
+        rows[row.idx] = row
+        append_row(table, row)
+        if on_progress:
+            on_progress(len(rows), len(dataset))
+    return [rows[idx] for idx in dataset.idx.tolist()]
 
 
 def _begun(table: Path) -> list[Row]:

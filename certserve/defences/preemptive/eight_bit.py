@@ -44,11 +44,14 @@ class Moved(NamedTuple):
             noise: sigma * Phi^-1 of the label's share of the judge's votes is at least epsilon. Without: an attack
             attains a loss of ln 2 at most. An estimate, no promise.
         passes: (batch,), int64: rows that went through the network forward and back for each image.
+        searched: (batch, *input), float64, in [0, 1]: where the search in real numbers had led, before it was put on
+            the lattice; within delta up to rounding.
     """
 
     images: Images
     successes: npt.NDArray[np.bool_]
     passes: npt.NDArray[np.int64]
+    searched: npt.NDArray[np.float64]
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -97,11 +100,11 @@ def robustify(
         passes, candidates = found.passes, [images, moved_images]
     if sigma:
         best, successes = _judged(classifier, candidates, targets, budget, sigma, generator, uploads)
-        return Moved(best, successes, passes.numpy())
+        return Moved(best, successes, passes.numpy(), found.images.numpy())
     assert not isinstance(how, CertMargin)  # it refuses to search without noise
     steps = how.attack_steps if isinstance(how, Fast) else how.inner_steps
     successes = _attacked(classifier, moved_images, targets, budget, steps, generator)
-    return Moved(moved_images, successes, passes.numpy() + steps)
+    return Moved(moved_images, successes, passes.numpy() + steps, found.images.numpy())
 
 
 def _search(

@@ -74,6 +74,7 @@ def cert_margin(
     how: CertMargin,
     generator: torch.Generator,
     uploads: Uploads | None = None,
+    backwards: bool = False,
 ) -> Found:
     """Return where the ascent of the margin led.
 
@@ -83,6 +84,7 @@ def cert_margin(
         classifier: gets rows of the images' type; a step calls it once, with draws * batch rows.
         images: floating, (batch, *input), in [0, 1]. labels: int64, (batch,). sigma: in input units, positive.
         uploads: what becomes of the image before the noise is added; None: nothing.
+        backwards: descend instead: what an adversary who knows the method does to guess the image that it was given.
 
     Raises:
         ValueError: there is no noise.
@@ -102,7 +104,8 @@ def cert_margin(
         if not len(rows):
             break
         share = max(0.5 * (1 + math.cos(math.pi * step / how.steps)), _SHORTEST) * how.step
-        change = scaled(steepest(gradient.to(torch.float64), budget.norm), share * limit[rows])
+        length = share * limit[rows]
+        change = scaled(steepest(gradient.to(torch.float64), budget.norm), -length if backwards else length)
         points[rows] = moved(exact[rows], points[rows], change, budget.norm, limit[rows])
     stopped = torch.ones_like(labels, dtype=torch.bool)
     stopped[rows] = False

@@ -1,0 +1,84 @@
+"""A bundle's network under noise: 8-bit images -> 8-bit images within epsilon that it may answer otherwise.
+
+Arrays in and arrays out. Gradients are those of the bundle's weights for torch, in float32 or through autocast in
+bfloat16; the noise is the attack's own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from certserve.attacks.lattice import on_lattice
+from certserve.attacks.pgd import PGD, pgd
+from certserve.backends.torch import differentiable
+from certserve.bundle import Bundle
+
+__all__ = ["Arithmetic", "SmoothedNetwork"]
+
+Images = npt.NDArray[np.uint8]
+
+_LEVELS = 255
+
+
+class Arithmetic(StrEnum):
+    """Of the network's passes, forward and back."""
+
+    FLOAT32 = "float32"
+    """As the network was trained."""
+
+    BFLOAT16 = "bfloat16"
+    """Convolutions and products in bfloat16; faster where the processor has it."""
+
+
+class SmoothedNetwork:
+    """A bundle's network, to be attacked.
+
+    Args:
+        arithmetic: of the attacks.
+
+    Attributes:
+        exact: the network in float32, from rows to logits; without gradients in its weights.
+
+    Raises:
+        BundleError: the bundle has no weights for torch.
+    """
+
+    def __init__(self, bundle: Bundle, arithmetic: Arithmetic = Arithmetic.FLOAT32) -> None:
+        self.exact = differentiable(bundle).requires_grad_(False)
+        self._folded = self.exact.folded().requires_grad_(False)
+        self._arithmetic = arithmetic
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Of rows (rows, *input) of float32: float32, (rows, classes), with gradients in the rows."""
+        if self._arithmetic is Arithmetic.FLOAT32:
+            logits: Tensor = self._folded(rows)
+            return logits
+        with torch.autocast(rows.device.type, torch.bfloat16):
+            logits = self._folded(rows)
+        return logits.to(torch.float32)
+
+    def attacked(self, images: Images, labels: npt.NDArray[np.int64], *, epsilon: float, how: PGD, seed: int) -> Images:
+        """The attacked images, each within epsilon of its image as real numbers, pixel k standing for k / 255.
+
+        Equal arguments on one machine with as many threads give equal images.
+
+        Args:
+            images: (batch, *input). labels: (batch,); see `Goal`. epsilon: in input units, at least 0.
+            seed: of the noise and of a random start, below 2^63.
+        """
+        pixels = torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
+        radii = torch.full((len(images),), epsilon, dtype=torch.float64)
+        found = pgd(
+            self.logits,
+            pixels,
+            torch.as_tensor(labels, dtype=torch.int64),
+            epsilon=radii,
+            how=how,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return on_lattice(images, found.numpy(), radii.numpy(), how.norm)
