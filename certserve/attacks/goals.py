@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import torch
 from torch import Tensor
 
-__all__ = ["Goal", "check"]
+__all__ = ["Goal", "check", "check_within"]
 
 
 class Goal(StrEnum):
@@ -31,3 +32,16 @@ def check(images: Tensor, labels: Tensor) -> None:
         raise ValueError("expected images in [0, 1]")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"expected a label for each of {len(images)} images, not {tuple(labels.shape)}")
+
+
+def check_within(images: Tensor, labels: Tensor, epsilon: Tensor) -> None:
+    """`check`, and an epsilon for each, (batch,), at least 0.
+
+    Raises:
+        ValueError: they are none.
+    """
+    check(images, labels)
+    if epsilon.shape != images.shape[:1]:
+        raise ValueError(f"expected an epsilon for each of {len(images)} images, not {tuple(epsilon.shape)}")
+    if not bool(((epsilon >= 0.0) & torch.isfinite(epsilon)).all()):
+        raise ValueError("expected every epsilon to be 0 or more")

@@ -13,14 +13,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from certserve.attacks.goals import Goal, check
+from certserve.attacks.goals import Goal, check_within
 from certserve.attacks.losses import Classifier, smoothed_cross_entropy
 from certserve.attacks.norms import Norm
-from certserve.attacks.steps import project, scaled, steepest, uniform
+from certserve.attacks.steps import inner, moved, scaled, steepest, uniform
 
 __all__ = ["PGD", "Start", "fgsm", "pgd"]
-
-_RELATIVE_SLACK, _PIXEL_SLACK = 2.0**-30, 2.0**-50  # far above what float64 rounds off, a change or a pixel
 
 
 class Start(StrEnum):
@@ -97,11 +95,9 @@ def pgd(
     Raises:
         ValueError: images outside [0, 1], or labels or epsilon that do not fit them.
     """
-    _check(images, labels, epsilon)
+    check_within(images, labels, epsilon)
     exact = images.detach().to(torch.float64)
-    radius = epsilon.to(exact)
-    # `project` and the addition round; from a ball this much smaller they do not lead out of the one asked for.
-    limit = (radius * (1 - _RELATIVE_SLACK) - math.sqrt(exact[0].numel()) * _PIXEL_SLACK).clamp_min(0.0)
+    limit = inner(epsilon.to(exact), exact)
     sign = 1.0 if how.goal is Goal.LEAVE else -1.0
     attacked = exact
     if how.start is Start.RANDOM:
@@ -109,10 +105,7 @@ def pgd(
     for _ in range(how.steps):
         gradient = _gradient(classifier, attacked.to(images.dtype), labels, how, generator)
         step = scaled(steepest(sign * gradient.to(torch.float64), how.norm), how.step * limit)
-        # Into the box first: what it cuts off is then no part of the length that the ball allows. A shorter change
-        # stays in it, rounding included.
-        change = (attacked + step).clamp(0.0, 1.0) - exact
-        attacked = exact + project(change, how.norm, limit)
+        attacked = moved(exact, attacked, step, how.norm, limit)
     return attacked
 
 
@@ -126,11 +119,3 @@ def _gradient(classifier: Classifier, points: Tensor, labels: Tensor, how: PGD, 
         loss = smoothed_cross_entropy(classifier, points, labels, noise).sum()
         (gradient,) = torch.autograd.grad(loss, points)
     return gradient
-
-
-def _check(images: Tensor, labels: Tensor, epsilon: Tensor) -> None:
-    check(images, labels)
-    if epsilon.shape != images.shape[:1]:
-        raise ValueError(f"expected an epsilon for each of {len(images)} images, not {tuple(epsilon.shape)}")
-    if not bool(((epsilon >= 0.0) & torch.isfinite(epsilon)).all()):
-        raise ValueError("expected every epsilon to be 0 or more")

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from certserve.attacks.norms import Norm
 
-__all__ = ["lengths", "project", "scaled", "steepest", "uniform"]
+__all__ = ["inner", "lengths", "moved", "project", "scaled", "steepest", "uniform"]
 
 _TINY = 1e-300
+_RELATIVE_SLACK, _PIXEL_SLACK = 2.0**-30, 2.0**-50  # far above what float64 rounds off, a change or a pixel
 
 
 def lengths(change: Tensor, norm: Norm) -> Tensor:
@@ -43,6 +44,25 @@ def project(change: Tensor, norm: Norm, limit: Tensor) -> Tensor:
         bound = scaled(torch.ones_like(change), limit)
         return torch.minimum(torch.maximum(change, -bound), bound)
     return scaled(change, (limit / lengths(change, norm).clamp_min(_TINY)).clamp_max(1.0))
+
+
+def inner(radius: Tensor, exact: Tensor) -> Tensor:
+    """Return radii, (batch,), so much smaller that what `moved` rounds does not lead out of the balls asked for.
+
+    Args:
+        radius: (batch,), float64, at least 0. exact: the images, float64, (batch, *input), in [0, 1].
+    """
+    return (radius * (1 - _RELATIVE_SLACK) - math.sqrt(exact[0].numel()) * _PIXEL_SLACK).clamp_min(0.0)
+
+
+def moved(exact: Tensor, points: Tensor, step: Tensor, norm: Norm, limit: Tensor) -> Tensor:
+    """The points after the step, put back into the box and then into the balls around `exact` of radius `limit`.
+
+    In this order, what the box cuts off is no part of the length that the ball allows; a shorter change stays in the
+    box, rounding included.
+    """
+    change = (points + step).clamp(0.0, 1.0) - exact
+    return exact + project(change, norm, limit)
 
 
 def uniform(shape: torch.Size, norm: Norm, limit: Tensor, generator: torch.Generator) -> Tensor:

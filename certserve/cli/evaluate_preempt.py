@@ -43,6 +43,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @click.option("--radius", "radii", default="0,0.25,0.5,0.75", show_default=True, help="Radii of certified accuracy.")
 @click.option("--compare-every", type=click.IntRange(0), default=0, show_default=True,
               help="Slower searches too, where idx is divisible by this; 0: none.")  # fmt: skip
+@click.option("--ensemble", is_flag=True, help="Attack with APGD-CE and APGD-DLR too, 4,000 passes an image.")
 @click.option("--report", "only_report", is_flag=True, help="Make nothing more; report what there is.")
 @json_option
 @fails_in_one_sentence
@@ -96,7 +97,7 @@ def _question(options: dict[str, Any]) -> Any:
     from certserve.attacks.smoothed import Arithmetic
     from certserve.evaluation.preempt import Question
 
-    names = ("delta", "sigma", "n0", "n", "alpha", "steps", "draws", "compare_every")
+    names = ("delta", "sigma", "n0", "n", "alpha", "steps", "draws", "compare_every", "ensemble")
     delta, epsilon = options["delta"], options["epsilon"]
     return Question(
         **{name: options[name] for name in names},

@@ -1,4 +1,4 @@
-"""Steps of images inside the ball and the box, and what a search hands back."""
+"""What a search draws, and what it hands back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certserve.attacks.norms import Norm
-from certserve.attacks.steps import project
-
-__all__ = ["Found", "draw", "moved"]
+__all__ = ["Found", "draw"]
 
 
 class Found(NamedTuple):
@@ -25,15 +22,6 @@ class Found(NamedTuple):
     images: Tensor
     passes: Tensor
     stopped: Tensor
-
-
-def moved(exact: Tensor, points: Tensor, step: Tensor, norm: Norm, limit: Tensor) -> Tensor:
-    """The points after the step, put back into the box and then into the balls around `exact` of radius `limit`.
-
-    In this order, what the box cuts off is no part of the length that the ball allows.
-    """
-    change = (points + step).clamp(0.0, 1.0) - exact
-    return exact + project(change, norm, limit)
 
 
 def draw(images: Tensor, draws: int, sigma: float, generator: torch.Generator) -> Tensor:

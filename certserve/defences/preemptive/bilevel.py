@@ -18,8 +18,8 @@ from torch import Tensor
 
 from certserve.attacks.losses import Classifier, smoothed_cross_entropy
 from certserve.attacks.norms import Norm
-from certserve.attacks.steps import lengths, project, scaled, steepest, uniform
-from certserve.defences.preemptive.ball import Found, draw, moved
+from certserve.attacks.steps import lengths, moved, project, scaled, steepest, uniform
+from certserve.defences.preemptive.ball import Found, draw
 from certserve.defences.preemptive.methods import Bilevel, Budget
 
 __all__ = ["Attacked", "attacked", "bilevel"]

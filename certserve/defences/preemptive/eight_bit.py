@@ -17,8 +17,8 @@ from torch import Tensor
 from certserve.attacks.lattice import on_lattice
 from certserve.attacks.losses import Classifier, smoothed_cross_entropy
 from certserve.attacks.pgd import PGD, Start, pgd
-from certserve.attacks.steps import scaled, steepest
-from certserve.defences.preemptive.ball import Found, draw, moved
+from certserve.attacks.steps import moved, scaled, steepest
+from certserve.defences.preemptive.ball import Found, draw
 from certserve.defences.preemptive.bilevel import bilevel
 from certserve.defences.preemptive.fast import fast
 from certserve.defences.preemptive.jpeg import Uploads, arriving

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from certserve.attacks.losses import Classifier
-from certserve.attacks.steps import scaled, steepest, uniform
-from certserve.defences.preemptive.ball import Found, draw, moved
+from certserve.attacks.steps import moved, scaled, steepest, uniform
+from certserve.defences.preemptive.ball import Found, draw
 from certserve.defences.preemptive.methods import Budget, Fast
 
 __all__ = ["fast"]

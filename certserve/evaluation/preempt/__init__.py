@@ -102,6 +102,9 @@ def _plan(question: Question) -> tuple[_Stage, ...]:
         found.append(_Stage(f"certified-{name}", partial(Stages.certified, search=name), every=every))
     found += [_Stage(f"jpeg-{quality}", partial(Stages.jpeg, quality=quality)) for quality in question.qualities]
     found.append(_Stage("adversary", Stages.adversary, _SEARCHING))
+    for name in ("before", "after") if question.ensemble else ():
+        make = partial(Stages.ensemble, robustified=name == "after")
+        found.append(_Stage(f"apgd-{name}", make, _SEARCHING))
     return tuple(found)
 
 

@@ -130,6 +130,22 @@ class Stages:
         found = self._pgd(i, pixels, self._question.epsilon, "pgd")
         return self._row(i, attacked=True, squared_steps=_squared(found, pixels), **self._ask(found))
 
+    def ensemble(self, i: int, robustified: bool) -> Row:
+        """As `attacked`, by each attack of the APGD ensemble; the answer is a wrong one if any attack gets one."""
+        pixels, asked = (self.read(i), "after") if robustified else (self._pixels(i), "clean")
+        before = self._rows[asked][int(self._data.idx[i])]
+        answer = {"answer": before["answer"], "abstained": before["abstained"]}
+        if not self._right(i, before):
+            return self._row(i, attacked=False, **answer, attempts=[])
+        labels = self._data.labels[i : i + 1]
+        found = self._network.ensemble(
+            pixels[None], labels, epsilon=self._question.epsilon, sigma=self._sigma, seed=_seed("ensemble", pixels)
+        )
+        attempts = [{"attack": name, **self._ask(made[0])} for name, made in found.items()]
+        wrong = [attempt for attempt in attempts if not self._right(i, attempt)]
+        answer |= {name: wrong[0][name] for name in answer} if wrong else {}
+        return self._row(i, attacked=True, **answer, attempts=attempts)
+
     def adversary(self, i: int) -> Row:
         """What the adversary reaches who guesses the original; what counts is within epsilon of the true one."""
         pixels, moved = self._pixels(i), self.read(i)
