@@ -26,6 +26,7 @@ __all__ = ["Arithmetic", "SmoothedNetwork"]
 Images = npt.NDArray[np.uint8]
 
 _LEVELS = 255
+_STEPS, _DRAWS = 100, 20  # what the authors of AutoAttack advise for classifiers that draw at random: its "rand"
 _ENSEMBLE = {"APGD-CE": cross_entropy, "APGD-DLR": logit_ratio}
 
 
@@ -92,8 +93,7 @@ class SmoothedNetwork:
     ) -> dict[str, Images]:
         """The images attacked by each of APGD-CE and APGD-DLR, L2, as `attacked`.
 
-        Of both, 100 steps on the expectation over 20 draws: what the authors of AutoAttack advise for classifiers
-        that draw at random (its version "rand").
+        Of both, 100 steps on the expectation over 20 draws.
 
         Args:
             sigma: noise level in input units.
@@ -101,9 +101,9 @@ class SmoothedNetwork:
         pixels = torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
         radii = torch.full((len(images),), epsilon, dtype=torch.float64)
         generator, found = torch.Generator().manual_seed(seed), {}
-        targets, how = torch.as_tensor(labels, dtype=torch.int64), APGD(norm=Norm.L2, steps=100)
+        targets, how = torch.as_tensor(labels, dtype=torch.int64), APGD(norm=Norm.L2, steps=_STEPS)
         for name, loss in _ENSEMBLE.items():
-            aim = Smoothed(classifier=self.logits, loss=loss, sigma=sigma, draws=20, generator=generator)
+            aim = Smoothed(classifier=self.logits, loss=loss, sigma=sigma, draws=_DRAWS, generator=generator)
             reached = apgd(aim, pixels, targets, epsilon=radii, how=how, generator=generator)
             found[name] = on_lattice(images, reached.images.numpy(), radii.numpy(), how.norm)
         return found

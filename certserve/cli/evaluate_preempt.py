@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
+from rich.table import Table
 
 from certserve import bundle as bundles
 from certserve import datasets, zoo
@@ -109,4 +111,21 @@ def _question(options: dict[str, Any]) -> Any:
 
 
 def _print(report: Report, folder: Path) -> None:
-    stdout().print(str(folder))
+    from certserve.evaluation.preempt.report import NO_GUARANTEE, certified_table, summary
+
+    console = stdout()
+    headings, rows = certified_table(report)
+    certified = Table(header_style="bold")
+    for heading in headings:
+        certified.add_column(heading)
+    for row in rows:
+        certified.add_row(*map(escape, row))
+    console.print(certified)
+    table = Table(header_style="bold")
+    for heading, justify in (("", "left"), (f"{report.figures.images} images", "right"), ("95 % interval", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for line in summary(report):
+        table.add_row(*map(escape, line))
+    console.print(table)
+    for said in (NO_GUARANTEE, f"Table, picture and page: {folder}/preempt.html"):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)

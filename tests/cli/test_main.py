@@ -50,6 +50,7 @@ def test_there_are_the_commands_of_the_manual() -> None:
         ("evaluate", "certify"),
         ("evaluate", "coverage"),
         ("evaluate", "magnet"),
+        ("evaluate", "preempt"),
         ("bundle", "create"),
         ("bundle", "fetch"),
         ("models",),

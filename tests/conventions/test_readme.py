@@ -115,6 +115,7 @@ def test_a_command_parses(command: str, folder: Path) -> None:
                                    ["models"], ["train", "classifier"], ["train", "magnet"], ["quantize"], ["tune"],
                                    ["doctor"],
                                    ["evaluate", "certify"], ["evaluate", "coverage"], ["evaluate", "magnet"],
+                                   ["evaluate", "preempt"],
                                    ["secret"], ["secret", "new"], ["secret", "rotate"], ["secret", "commitment"],
                                    ["signing-key"],
                                    ["signing-key", "new"], ["signing-key", "public"]],

@@ -76,9 +76,7 @@ def evaluate_preempt(
     report = Report(bundle, question, facts, model.get_model().execution, figures_of(rows, [], question, facts))
     idx = data.idx.tolist()
     for stage in plan:
-        if not only_report:
-            _make(stage, stages, rows[stage.name], idx, say)
-        if not only_report or stage is plan[-1]:
+        if (not only_report and _make(stage, stages, rows[stage.name], idx, say)) or stage is plan[-1]:
             report = report.with_figures(figures_of(rows, idx, question, facts))
             write(report, rows, data, stages, folder)
     return report
@@ -108,7 +106,8 @@ def _plan(question: Question) -> tuple[_Stage, ...]:
     return tuple(found)
 
 
-def _make(stage: _Stage, stages: Stages, rows: Rows, idx: list[int], say: Callable[[str], None]) -> None:
+def _make(stage: _Stage, stages: Stages, rows: Rows, idx: list[int], say: Callable[[str], None]) -> bool:
+    """Make the rows that are missing; whether there were any."""
     chosen = [i for i, each in enumerate(idx) if each % stage.every == 0]
     missing = [i for i in chosen if idx[i] not in rows]
     start = last = time.monotonic()
@@ -120,6 +119,7 @@ def _make(stage: _Stage, stages: Stages, rows: Rows, idx: list[int], say: Callab
             left = (len(missing) - done) * each / 60
             say(f"{stage.name}: {len(chosen) - len(missing) + done} of {len(chosen)} images, {each:.1f} s each, "
                 f"{left:.0f} min left")  # fmt: skip
+    return bool(missing)
 
 
 def _record(model: LocalModel, bundle: Bundle, question: Question) -> dict[str, object]:

@@ -19,10 +19,13 @@ from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.rows import Row, Rows
 from certserve.smoothing.bounds import clopper_pearson_lower, clopper_pearson_upper
 
-__all__ = ["Certified", "Facts", "Figures", "Share", "Uplift", "figures_of"]
+__all__ = ["CERTIFICATES", "Certified", "Facts", "Figures", "Share", "Uplift", "figures_of", "name_of"]
 
 _LEVEL = 0.05
 _LEVELS = 255
+CERTIFICATES = {"before": "certified-before", "after": "certified-default", "unrounded": "unrounded"}
+"""The stage that certifies each kind of image."""
+_NAMES = {"before": "as they came", "after": "robustified (PNG)", "unrounded": "robustified, not rounded to 8 bits"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,11 @@ class _Reader:
         return max(0.0, float(self.facts.sigma * norm.ppf(share)))
 
 
+def name_of(kind: str) -> str:
+    """A kind of image as a reader is told."""
+    return _NAMES.get(kind) or f"robustified ({kind.replace('jpeg-', 'JPEG ')})"
+
+
 def figures_of(rows: Mapping[str, Rows], idx: Sequence[int], question: Question, facts: Facts) -> Figures:
     """The figures of the images with these positions, by what is there of their rows.
 
@@ -208,8 +216,7 @@ def figures_of(rows: Mapping[str, Rows], idx: Sequence[int], question: Question,
     """
     read = _Reader(rows, idx, question, facts)
     attacks = {name: share for name in rows if name.startswith(("pgd-", "apgd-")) and (share := read.answered(name))}
-    stages = {"before": "certified-before", "after": "certified-default", "unrounded": "unrounded"}
-    stages |= {f"jpeg-{quality}": f"jpeg-{quality}" for quality in question.qualities}
+    stages = CERTIFICATES | {f"jpeg-{quality}": f"jpeg-{quality}" for quality in question.qualities}
     certified = tuple(
         read.certified(kind, stage, chosen) for kind, stage in stages.items() if read.whole(chosen := read.have(stage))
     )

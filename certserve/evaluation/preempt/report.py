@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 from certserve.bundle import Bundle
 from certserve.datasets import Dataset
 from certserve.endpoints.requests import ExecutionInfo
-from certserve.evaluation.preempt.figures import Facts, Figures
+from certserve.evaluation.preempt.figures import CERTIFICATES, Facts, Figures, Share, name_of
 from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.rows import Row, Rows, whole
 
 if TYPE_CHECKING:
+    from certserve.evaluation.preempt.picture import Point
     from certserve.evaluation.preempt.stages import Stages
 
-__all__ = ["Report", "document", "write"]
+__all__ = ["NO_GUARANTEE", "Report", "certified_table", "document", "summary", "write"]
 
 _LEVELS = 255
+NO_GUARANTEE = (
+    "Right under attack is about the attacks that were tried, and says nothing of another one; certified holds against "
+    "all, for the PNG as it is. Abstentions and wrong labels count as failures."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +63,136 @@ def document(report: Report) -> dict[str, Any]:
     }
 
 
+def summary(report: Report) -> list[tuple[str, str, str]]:
+    """The other figures as a reader is told: what, how much, and the 95 % interval or what stands beside it."""
+    figures = report.figures
+    told = [
+        _line("predicted rightly, as they came", figures.clean),
+        _line("predicted rightly, robustified", figures.after),
+    ]
+    for name, share in figures.attacked.items():
+        attack, when = name.split("-")
+        ratio = figures.ratio(name)
+        beside = "" if ratio is None else f"; {ratio:.3f} of the clean"
+        what, much, interval = _line(f"under {_attack(attack, report.question)}, {name_of(when)}", share)
+        told.append((what, much, interval + beside))
+    return [line for line in told if line[1]] + _uplifts(figures) + _searches(figures) + _losses(figures)
+
+
+def certified_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: certified accuracy at each radius, a row a kind of image, with 95 % intervals."""
+    rows = []
+    for certified in report.figures.certified:
+        shares = [share for _, share in certified.at]
+        cells = [f"{share.value:.1%} ({share.interval[0]:.1%} to {share.interval[1]:.1%})" for share in shares]
+        rows.append([name_of(certified.kind), *cells])
+    return ["certified accuracy", *(f"at {radius:g}" for radius in report.question.radii)], rows
+
+
+def _attack(name: str, question: Question) -> str:
+    return f"PGD-{question.steps} x {question.draws} draws" if name == "pgd" else "the APGD ensemble"
+
+
+def _line(what: str, share: Share | None) -> tuple[str, str, str]:
+    if share is None:
+        return what, "", ""
+    low, high = share.interval
+    return what, f"{share.value:.1%} ({share.count} of {share.total})", f"{low:.1%} to {high:.1%}"
+
+
+def _plus_minus(mean: float, error: float) -> str:
+    """A mean and its standard error, where there are any."""
+    if not math.isfinite(mean):
+        return "-"
+    return f"{mean:.3f}" + (f" +- {error:.3f}" if math.isfinite(error) else "")
+
+
+def _uplifts(figures: Figures) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    if uplift := figures.uplift:
+        beside = f"{uplift.images} images below the cap of {figures.cap:.4f}; of all {uplift.all_mean:.3f}"
+        found.append(("mean uplift efficiency", _plus_minus(uplift.mean, uplift.error), beside))
+        beside = f"largest {uplift.largest:.3f}; {uplift.beyond_error} beyond sampling error"
+        found.append(("efficiency above 1", f"{uplift.above_one} of {uplift.all_images}", beside))
+        beside = "certified before, but not afterwards, for the label predicted at first"
+        found.append(("label lost", f"{uplift.label_lost} of {uplift.all_images}", beside))
+    if moved := figures.moved:
+        beside = f"largest {moved['largest_l2']:.6f}, mean {moved['mean_l2']:.4f}"
+        found.append(("moved beyond delta", f"{moved['beyond_delta']} of {moved['images']}", beside))
+        found.append(("changed by writing the PNG", f"{moved['png_changed']} of {moved['images']}", "pixel by pixel"))
+    return found
+
+
+def _searches(figures: Figures) -> list[tuple[str, str, str]]:
+    found = []
+    for name, told in figures.searches.items():
+        other, default = told[name], told["default"]
+        at = ", ".join(
+            f"{a['radius']:g}: {a['count']} and {b['count']}"
+            for a, b in zip(other["certified"], default["certified"], strict=True)
+        )
+        passes = f"{other['passes']:.0f} passes, default {default['passes']:.0f}"
+        beside = f"efficiency less the default's: {_plus_minus(told['uplift_difference'], told['difference_error'])}"
+        found.append((f"{name}, {told['images']} images", passes, f"{beside}; certified at {at}"))
+    return found
+
+
+def _losses(figures: Figures) -> list[tuple[str, str, str]]:
+    found = []
+    for quality, told in figures.jpeg.items():
+        lost = ", ".join(f"{each['points']:+.1f} at {each['radius']:g}" for each in told["certified_points_lost"])
+        what = f"lost by JPEG {quality} (mean L2 {told['mean_l2']:.3f})"
+        found.append((what, f"{told['points_lost']:+.1f} points", f"certified: {lost}"))
+    if told := figures.adversary:
+        held = told["held"]
+        beside = f"{held['low']:.1%} to {held['high']:.1%}; its guess is {told['mean_guess_l2']:.3f} from the original"
+        much = f"{held['share']:.1%} ({held['count']} of {held['total']})"
+        found.append(("right, against the adversary who knows the method", much, beside))
+    return found
+
+
 def write(report: Report, rows: Mapping[str, Rows], data: Dataset, stages: Stages, folder: Path) -> None:
-    """Write `preempt.csv` and `preempt.json`, each whole or not at all."""
+    """Write `preempt.csv`, `.json`, `.png` and `.html`, each whole or not at all.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed (`pip install 'certserve[evaluate]'`).
+    """
+    from certserve.evaluation.preempt.page import page, triples_of
+    from certserve.evaluation.preempt.picture import draw
+
     text = json.dumps(_finite(document(report)), indent=2, ensure_ascii=False) + "\n"
     whole(folder / "preempt.csv", _table(rows, data).encode())
     whole(folder / "preempt.json", text.encode())
+    radii, points = _pictured(report, rows, data)
+    if not radii:
+        return
+    title = f"{report.bundle.name}: moved by at most {report.question.delta:g} in L2"
+    png = draw(radii, report.figures.images, points, report.question.delta, report.facts.cap, title)
+    whole(folder / "preempt.png", png)
+    whole(folder / "preempt.html", page(report, png, triples_of(rows, data, stages)).encode())
+
+
+def _pictured(report: Report, rows: Mapping[str, Rows], data: Dataset) -> tuple[dict[str, list[float]], list[Point]]:
+    """Radii of the images certified for their true label, by kind, and a point an image."""
+    kinds = {each.kind: CERTIFICATES.get(each.kind, each.kind) for each in report.figures.certified}
+    labels = {int(each): int(label) for each, label in zip(data.idx, data.labels, strict=True) if each in rows["clean"]}
+    radii = {
+        kind: [row["radius"] for each, label in labels.items() if _certain(row := rows[stage][each], label)]
+        for kind, stage in kinds.items()
+    }
+    points: list[Point] = []
+    for each, label in labels.items() if {"before", "after"} <= set(kinds) else ():
+        answer = rows["clean"][each]["answer"]
+        one, other = (
+            row["radius"] if _certain(row := rows[CERTIFICATES[kind]][each], answer) else 0.0
+            for kind in ("before", "after")
+        )
+        points.append((one, other, answer == label))
+    return radii, points
+
+
+def _certain(row: Row, label: int) -> bool:
+    return row["answer"] == label and not row["abstained"]
 
 
 def _finite(value: Any) -> Any:

@@ -36,8 +36,9 @@ _LEVELS = 255
 _STEP = 0.25  # of PGD, in units of epsilon
 _SEED_BYTES = 7
 DEFAULT = "default"
+SEARCH = CertMargin()
 SEARCHES: Mapping[str, How] = {
-    DEFAULT: CertMargin(),
+    DEFAULT: SEARCH,
     "ten-times": CertMargin(steps=94, draws=100),  # ten times the passes of the default
     "bilevel": Bilevel(),
 }
@@ -158,7 +159,7 @@ class Stages:
             np.array([after["answer"]]),
             budget=self._question.budget,
             sigma=self._sigma,
-            how=CertMargin(),
+            how=SEARCH,
             generator=seeded(_seed("reconstruct", moved)),
         )[0]
         attempts = [self._attempt(i, guess, share) for share in self._question.shares]
