@@ -51,8 +51,8 @@ class Report:
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report as JSON has it."""
-    return {
+    """The report as JSON has it; null where there is no figure."""
+    found = {
         "model": report.bundle.name,
         "version": report.bundle.version,
         "digests": dict(report.bundle.digests),
@@ -61,6 +61,7 @@ def document(report: Report) -> dict[str, Any]:
         "certificates": asdict(report.facts),
         **report.figures.document(),
     }
+    return {name: _finite(value) for name, value in found.items()}
 
 
 def summary(report: Report) -> list[tuple[str, str, str]]:
@@ -160,7 +161,7 @@ def write(report: Report, rows: Mapping[str, Rows], data: Dataset, stages: Stage
     from certserve.evaluation.preempt.page import page, triples_of
     from certserve.evaluation.preempt.picture import draw
 
-    text = json.dumps(_finite(document(report)), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document(report), indent=2, ensure_ascii=False) + "\n"
     whole(folder / "preempt.csv", _table(rows, data).encode())
     whole(folder / "preempt.json", text.encode())
     radii, points = _pictured(report, rows, data)
@@ -196,7 +197,7 @@ def _certain(row: Row, label: int) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null where there is no figure."""
+    """JSON has no NaN, and no tuples."""
     if isinstance(value, Mapping):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
