@@ -133,7 +133,7 @@ class _Point(NamedTuple):
 
 
 def _climb(aim: Aim, points: Tensor, dtype: torch.dtype, labels: Tensor) -> _Point:
-    rows = points.to(dtype).requires_grad_()
+    rows = points.to(dtype).detach().requires_grad_()
     with torch.enable_grad():
         scored = aim(rows, labels)
         (gradient,) = torch.autograd.grad(scored.loss.sum(), rows)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from certserve.attacks.aims import Smoothed, cross_entropy, logit_ratio, margin  # noqa: E402 (after the check)
+from certserve.attacks.aims import Scored, Smoothed, cross_entropy, logit_ratio, margin  # noqa: E402 (after the check)
 from certserve.attacks.apgd import APGD, Reached, apgd, better_of, checkpoints  # noqa: E402
 from certserve.attacks.norms import Norm  # noqa: E402
 from certserve.attacks.square import Square, square  # noqa: E402
@@ -73,6 +73,21 @@ def test_apgd_finds_the_best_attack_on_a_linear_classifier(norm: Norm, loss: Any
     best = WEIGHTS.sign() if norm is Norm.LINF else WEIGHTS / WEIGHTS.square().sum().sqrt()
     gained = ((found.images - images) * away * best).flatten(1).sum(1)
     torch.testing.assert_close(gained, torch.full_like(gained, epsilon * float((best * best).sum())), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_the_step_shrinks_where_it_overshoots(norm: Norm) -> None:
+    images, labels = middling()
+    epsilon = torch.full((6,), 1.0 if norm is Norm.L2 else 0.1, dtype=torch.float64)
+    best = images + 0.02 * torch.sin(torch.arange(192)).reshape(SHAPE)
+
+    def towards(rows: Any, _: Any) -> Scored:
+        return Scored(-(rows - best).flatten(1).square().sum(1), torch.zeros(len(rows), dtype=torch.bool))
+
+    found = apgd(towards, images, labels, epsilon=epsilon, how=APGD(norm=norm, steps=100), generator=seeded())
+    near = (found.images - best).flatten(1).square().sum(1).sqrt()
+    assert not found.images.requires_grad
+    assert (near < (0.005 if norm is Norm.L2 else 0.2) * epsilon).all()
 
 
 @pytest.mark.parametrize("norm", Norm)
