@@ -196,13 +196,15 @@ def test_a_report_of_half_a_run_tells_what_is_whole(run: Run, model: LocalModel,
     for name in ("adversary", "jpeg-90", "apgd-after"):
         (tmp_path / "rows" / f"{name}.jsonl").unlink()
     half = tmp_path / "rows" / "pgd-after.jsonl"
-    half.write_text("".join(half.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    begun = "".join(half.read_text(encoding="utf-8").splitlines(keepends=True)[:2]) + '{"idx": 5, "ans'
+    half.write_text(begun, encoding="utf-8")
     report = measure(model, data, tmp_path, only_report=True)
     assert set(report.figures.attacked) == {"pgd-before", "apgd-before"}
     assert not report.figures.adversary
     assert report.figures.certified_of("jpeg-90") is None
     assert report.figures.certified_of("after") == run.report.figures.certified_of("after")
     assert not (tmp_path / "rows" / "adversary.jsonl").exists()
+    assert half.read_text(encoding="utf-8") == begun  # another run may be writing it
 
 
 def test_other_questions_and_other_images_are_refused(

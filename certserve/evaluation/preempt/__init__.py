@@ -108,6 +108,7 @@ def _plan(question: Question) -> tuple[_Stage, ...]:
 
 def _make(stage: _Stage, stages: Stages, rows: Rows, idx: list[int], say: Callable[[str], None]) -> bool:
     """Make the rows that are missing; whether there were any."""
+    rows.mend()
     chosen = [i for i, each in enumerate(idx) if each % stage.every == 0]
     missing = [i for i in chosen if idx[i] not in rows]
     start = last = time.monotonic()

@@ -17,7 +17,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 class Rows:
-    """The rows of one stage. An unfinished last line, left by a run that was killed within it, is cut off.
+    """The rows of one stage. An unfinished last line, of a run that was killed within it or is writing it, is no row.
 
     Raises:
         TableError: a line holds something else.
@@ -27,8 +27,8 @@ class Rows:
         self._path = path
         self._rows: dict[int, Row] = {}
         if path.exists():
-            drop_unfinished(path)
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            content = path.read_bytes()
+            for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
                 try:
                     row = json.loads(line)
                     self._rows[int(row["idx"])] = row
@@ -40,6 +40,11 @@ class Rows:
 
     def __getitem__(self, idx: int) -> Row:
         return self._rows[idx]
+
+    def mend(self) -> None:
+        """Cut an unfinished last line off; to be done once, before the first is added."""
+        if self._path.exists():
+            drop_unfinished(self._path)
 
     def append(self, row: Row) -> None:
         """Add a row; complete on disk when this returns."""
