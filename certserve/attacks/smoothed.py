@@ -11,17 +11,16 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from certserve.attacks.aims import Smoothed, cross_entropy, logit_ratio
 from certserve.attacks.apgd import APGD, apgd
 from certserve.attacks.lattice import on_lattice
 from certserve.attacks.norms import Norm
 from certserve.attacks.pgd import PGD, pgd
-from certserve.backends.torch import differentiable
+from certserve.backends.torch import gradients
 from certserve.bundle import Bundle
 
-__all__ = ["Arithmetic", "SmoothedNetwork"]
+__all__ = ["Precision", "SmoothedNetwork"]
 
 Images = npt.NDArray[np.uint8]
 
@@ -30,7 +29,7 @@ _STEPS, _DRAWS = 100, 20  # what the authors of AutoAttack advise for classifier
 _ENSEMBLE = {"APGD-CE": cross_entropy, "APGD-DLR": logit_ratio}
 
 
-class Arithmetic(StrEnum):
+class Precision(StrEnum):
     """Of the network's passes, forward and back."""
 
     FLOAT32 = "float32"
@@ -44,28 +43,17 @@ class SmoothedNetwork:
     """A bundle's network, to be attacked.
 
     Args:
-        arithmetic: of the attacks.
+        precision: of the attacks.
 
     Attributes:
-        exact: the network in float32, from rows to logits; without gradients in its weights.
+        logits: of rows (rows, *input) of float32: float32, (rows, classes), with gradients in the rows alone.
 
     Raises:
         BundleError: the bundle has no weights for torch.
     """
 
-    def __init__(self, bundle: Bundle, arithmetic: Arithmetic = Arithmetic.FLOAT32) -> None:
-        self.exact = differentiable(bundle).requires_grad_(False)
-        self._folded = self.exact.folded().requires_grad_(False)
-        self._arithmetic = arithmetic
-
-    def logits(self, rows: Tensor) -> Tensor:
-        """Of rows (rows, *input) of float32: float32, (rows, classes), with gradients in the rows."""
-        if self._arithmetic is Arithmetic.FLOAT32:
-            logits: Tensor = self._folded(rows)
-            return logits
-        with torch.autocast(rows.device.type, torch.bfloat16):
-            logits = self._folded(rows)
-        return logits.to(torch.float32)
+    def __init__(self, bundle: Bundle, precision: Precision = Precision.FLOAT32) -> None:
+        self.logits = gradients(bundle, bfloat16=precision is Precision.BFLOAT16)
 
     def attacked(self, images: Images, labels: npt.NDArray[np.int64], *, epsilon: float, how: PGD, seed: int) -> Images:
         """The attacked images, each within epsilon of its image as real numbers, pixel k standing for k / 255.

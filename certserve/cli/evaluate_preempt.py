@@ -40,7 +40,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @click.option("--alpha", type=float, help="Probability of a false certificate; default: the model's.")
 @click.option("--steps", type=int, default=20, show_default=True, help="Of the randomized PGD.")
 @click.option("--draws", type=int, default=50, show_default=True, help="Of noise in each of its steps.")
-@click.option("--bfloat16", is_flag=True, help="Attack with gradients in bfloat16, faster where processors have it.")
+@click.option("--bfloat16", is_flag=True, help="Attack in bfloat16, faster where processors have it.")
 @click.option("--quality", "qualities", default="95,85", show_default=True, help="JPEG qualities, 1 to 100.")
 @click.option("--radius", "radii", default="0,0.25,0.5,0.75", show_default=True, help="Radii of certified accuracy.")
 @click.option("--compare-every", type=click.IntRange(0), default=0, show_default=True,
@@ -96,7 +96,7 @@ def preempt(
 
 
 def _question(options: dict[str, Any]) -> Any:
-    from certserve.attacks.smoothed import Arithmetic
+    from certserve.attacks.smoothed import Precision
     from certserve.evaluation.preempt import Question
 
     names = ("delta", "sigma", "n0", "n", "alpha", "steps", "draws", "compare_every", "ensemble")
@@ -104,7 +104,7 @@ def _question(options: dict[str, Any]) -> Any:
     return Question(
         **{name: options[name] for name in names},
         epsilon=delta if epsilon is None else epsilon,
-        arithmetic=Arithmetic.BFLOAT16 if options["bfloat16"] else Arithmetic.FLOAT32,
+        precision=Precision.BFLOAT16 if options["bfloat16"] else Precision.FLOAT32,
         qualities=tuple(int(number) for number in read_numbers("--quality", options["qualities"]) or ()),
         radii=tuple(read_numbers("--radius", options["radii"]) or ()),
     )

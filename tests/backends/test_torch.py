@@ -16,9 +16,9 @@ from certserve.errors import BackendFailed, BundleError, ModelRefused
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from certserve.backends.architectures import save  # noqa: E402  after the runtime is known to be there
 from certserve import bundle, zoo  # noqa: E402
 from certserve.backends import torch as backend_module  # noqa: E402
+from certserve.backends.architectures import save  # noqa: E402  after the runtime is known to be there
 from certserve.backends.torch import TorchBackend, differentiable, gradients  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -38,13 +38,13 @@ def flat_sums(x: Any) -> Any:
     return torch.stack([x.flatten(1).sum(1), (x * x).flatten(1).sum(1)], 1)
 
 
+@pytest.fixture(scope="module")
+def found() -> Any:
+    """A packaged bundle."""
+    return bundle.read(zoo.path_of("mnist"))
+
+
 class TestGradients:
-    """Of a packaged bundle."""
-
-    @pytest.fixture(scope="class")
-    def found(self) -> Any:
-        return bundle.read(zoo.path_of("mnist"))
-
     @pytest.fixture
     def rows(self) -> Any:
         return torch.from_numpy(probe_pixels((1, 28, 28), 9, 0.25)).requires_grad_()

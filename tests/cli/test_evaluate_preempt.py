@@ -57,7 +57,7 @@ def test_the_options_reach_the_question(cli: Any, data: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["question"] == {
         "delta": 1.0, "epsilon": 0.25, "sigma": None, "n0": 20, "n": 100, "alpha": 0.01, "steps": 1, "draws": 2,
-        "arithmetic": "bfloat16", "qualities": [90], "shares": [0.25, 0.5, 0.75, 1.0], "radii": [0.1],
+        "precision": "bfloat16", "qualities": [90], "shares": [0.25, 0.5, 0.75, 1.0], "radii": [0.1],
         "compare_every": 7, "ensemble": False,
     }  # fmt: skip
     assert json.loads(result.stdout)["images"] == 0

@@ -23,7 +23,7 @@ import certserve  # noqa: E402 (after the checks that these are there)
 from certserve import bundle as bundles  # noqa: E402
 from certserve import zoo  # noqa: E402
 from certserve.attacks import smoothed  # noqa: E402
-from certserve.attacks.smoothed import Arithmetic, SmoothedNetwork  # noqa: E402
+from certserve.attacks.smoothed import Precision, SmoothedNetwork  # noqa: E402
 from certserve.datasets import Dataset  # noqa: E402
 from certserve.defences.preemptive.methods import Bilevel, CertMargin  # noqa: E402
 from certserve.endpoints.local import LocalModel  # noqa: E402
@@ -308,8 +308,8 @@ def test_a_share_has_its_exact_interval(run: Run) -> None:
 def test_bfloat16_gives_other_gradients_in_the_same_ball(data: Dataset) -> None:
     bundle, images, labels = bundles.read(zoo.path_of(None)), data.images[:2], data.labels[:2]
     found = {
-        arithmetic: SmoothedNetwork(bundle, arithmetic).ensemble(images, labels, epsilon=1.0, sigma=0.25, seed=1)
-        for arithmetic in Arithmetic
+        precision: SmoothedNetwork(bundle, precision).ensemble(images, labels, epsilon=1.0, sigma=0.25, seed=1)
+        for precision in Precision
     }
     for name in ("APGD-CE", "APGD-DLR"):
         one, other = (made[name].astype(int) for made in found.values())

@@ -125,7 +125,7 @@ def _made(report: Report) -> Iterable[str]:
     yield (
         "<p>Gradients are those of the bundle's float32 weights in torch; every answer and every certificate is the "
         "execution's. An image that is answered wrongly before an attack counts as wrong and is not attacked. PNG "
-        "files are written and read back before anything is asked of them; JPEG has Pillow's default subsampling. "
+        "files are written and read back before anything is asked of them; JPEG has colours at half the resolution. "
         "Intervals are Clopper and Pearson's, were the images drawn independently.</p>"
     )
     execution, facts = report.execution, report.facts

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from certserve.attacks.norms import Norm
-from certserve.attacks.smoothed import Arithmetic
+from certserve.attacks.smoothed import Precision
 from certserve.defences.preemptive.methods import Budget
 
 __all__ = ["Question"]
@@ -19,7 +19,7 @@ class Question:
     Attributes:
         delta, epsilon: the budget, L2, in input units.
         sigma, n0, n, alpha: of every certificate; None: the model's default.
-        steps, draws: of the randomized PGD. arithmetic: of its passes, and of the adversary's.
+        steps, draws: of the randomized PGD. precision: of its passes, and of the adversary's.
         qualities: of JPEG, 1 to 100.
         shares: of epsilon, that the adversary who knows the method attacks its guess with.
         radii: at which certified accuracy is told, in input units.
@@ -38,7 +38,7 @@ class Question:
     alpha: float | None = None
     steps: int = 20
     draws: int = 50
-    arithmetic: Arithmetic = Arithmetic.FLOAT32
+    precision: Precision = Precision.FLOAT32
     qualities: tuple[int, ...] = (95, 85)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)

@@ -11,16 +11,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from certserve import images
 from certserve.attacks.norms import Norm
 from certserve.attacks.pgd import PGD, Start
 from certserve.attacks.smoothed import SmoothedNetwork
+from certserve.backends.torch import gradients
 from certserve.bundle import Bundle
 from certserve.datasets import Dataset
 from certserve.defences.preemptive.adversary import reconstructed
 from certserve.defences.preemptive.eight_bit import Moved, robustify, seeded
+from certserve.defences.preemptive.jpeg import through_jpeg
 from certserve.defences.preemptive.methods import Bilevel, CertMargin, How
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.preempt.question import Question
@@ -62,7 +63,8 @@ class Stages:
     ) -> None:
         self._model, self._bundle, self._data, self._question = model, bundle, data, question
         self._folder, self._rows = folder, rows
-        self._network = SmoothedNetwork(bundle, question.arithmetic)
+        self._network = SmoothedNetwork(bundle, question.precision)
+        self._searched = gradients(bundle)
         self._sigma = question.sigma or bundle.defaults.sigma
 
     def clean(self, i: int) -> Row:
@@ -75,7 +77,7 @@ class Stages:
         pixels = self._pixels(i)
         answer = np.array([self._before(i)["answer"]])
         found: Moved = robustify(
-            self._network.exact,
+            self._searched,
             pixels[None],
             answer,
             budget=self._question.budget,
@@ -115,9 +117,9 @@ class Stages:
         return self._row(i, **self._certify(np.load(self.file(i, "searched", ".npy"))))
 
     def jpeg(self, i: int, quality: int) -> Row:
-        """What the moved image becomes as JPEG, with Pillow's default subsampling; its answer and certificate."""
+        """What the moved image becomes as JPEG, colours at half the resolution; its answer and certificate."""
         before = self.read(i)
-        after = self._encoded(before, quality)
+        after = through_jpeg(before, self._bundle.colour, quality)
         certificate = self._certify(after)
         predicted = {f"predicted_{name}": value for name, value in self._ask(after).items()}
         return self._row(i, squared_steps=_squared(after, before), **certificate, **predicted)
@@ -192,13 +194,6 @@ class Stages:
     def read(self, i: int, search: str = DEFAULT) -> Pixels:
         """The moved image, from its file."""
         return self._decoded(self.file(i, search).read_bytes())
-
-    def _encoded(self, pixels: Pixels, quality: int) -> Pixels:
-        """The image as JPEG, decoded."""
-        file = io.BytesIO()
-        with Image.open(io.BytesIO(images.encode_png(pixels, self._bundle.colour))) as image:
-            image.save(file, format="JPEG", quality=quality)
-        return self._decoded(file.getvalue())
 
     def _decoded(self, data: bytes) -> Pixels:
         bundle = self._bundle
