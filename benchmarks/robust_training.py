@@ -5,8 +5,9 @@
 
 FOLDER has MNIST's or Fashion-MNIST's files. Both trainings attack by PGD (Madry et al. 2018; Linf, EPSILON, 10 steps);
 in the second a defender has moved the images towards their labels before, by as much (Moon, An and Song 2022). No
-noise anywhere. Of the test images, every K-th:
+noise anywhere. Of the test images, every K-th but for the first line:
 
+    all, clean      right answers, of all test images
     clean           right answers
     attacked        right answers after PGD-20 (random start, steps of epsilon / 4)
     moved           right answers on the 8-bit images that BILEVEL made, with the network's own answer as the label
@@ -105,8 +106,11 @@ def moved(network: ResidualNetwork, images: Images, labels: Labels) -> Images:
     return np.concatenate(found)
 
 
-def judged(network: ResidualNetwork, test: Dataset) -> Row:
-    """The four shares of right answers."""
+def judged(network: ResidualNetwork, test: Dataset, every: int) -> Row:
+    """The five shares of right answers."""
+    everything = answers(network, torch.from_numpy(test.images / np.float32(255)))
+    row: Row = {"all, clean": float((everything == test.labels).mean())}
+    test = test.where(np.arange(len(test)) % every == 0)
     clean = torch.from_numpy(test.images / np.float32(255))
     own = answers(network, clean)
     made = torch.from_numpy(moved(network, test.images, own) / np.float32(255))
@@ -116,7 +120,7 @@ def judged(network: ResidualNetwork, test: Dataset) -> Row:
         "moved": answers(network, made),
         "moved, attacked": attacked(network, made, test.labels),
     }
-    row: Row = {name: float((labels == test.labels).mean()) for name, labels in shares.items()}
+    row |= {name: float((labels == test.labels).mean()) for name, labels in shares.items()}
     return row | {"ratio": row["moved, attacked"] / row["clean"], "test images": len(test)}
 
 
@@ -135,7 +139,6 @@ def main() -> None:
     data = datasets.read([asked.data], split="train")
     data = data.where(np.arange(len(data)) < asked.images)
     test = datasets.read([asked.data], split="test")
-    test = test.where(np.arange(len(test)) % asked.every == 0)
     folder = asked.runs or Path(tempfile.mkdtemp())
     common = {"data": asked.data.name, "epsilon": EPSILON, "images": len(data), "epochs": asked.epochs, **machine()}
     rows: list[Row] = []
@@ -143,9 +146,9 @@ def main() -> None:
         for name, delta in TRAININGS.items():
             start = time.monotonic()
             network = trained(data, seed, delta, asked.epochs, folder / f"{name}-{seed}")
-            rows.append({"training": name, "seed": seed, **judged(network, test), **common})
+            rows.append({"training": name, "seed": seed, **judged(network, test, asked.every), **common})
             print({**rows[-1], "seconds": round(time.monotonic() - start)}, flush=True)
-    columns = ("clean", "attacked", "moved", "moved, attacked", "ratio")
+    columns = ("all, clean", "clean", "attacked", "moved", "moved, attacked", "ratio")
     summary = [
         f"{name}: " + "; ".join(f"{c} {spread([row[c] for row in rows if row['training'] == name])}" for c in columns)
         for name in TRAININGS
