@@ -39,16 +39,20 @@ def draw(lines: Sequence[Line], path: Path, name: str) -> None:
     if known:
         label = "both, against the attack that knows of them"
         axes.plot(*zip(*known, strict=True), "x", color="black", markersize=10, markeredgewidth=2, label=label)
-    for line in lines:
-        if line.kappa is not None and _plotted(line, adaptive=False) and line.attained < line.images:
-            note = f"attained\n{line.attained} of {line.images}"
-            axes.annotate(note, (line.kappa, 6.0), ha="center", fontsize="small", color="dimgrey")
+    ticks = {line.kappa: _tick(line) for line in lines if line.kappa is not None and _plotted(line, adaptive=False)}
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set(xlabel="confidence kappa (logits)", ylabel="right or flagged (%)", ylim=(-4.0, 104.0))
     axes.set_title(f"{name}: Carlini-Wagner L2")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150, format="png")
     pyplot.close(figure)
+
+
+def _tick(line: Line) -> str:
+    """The confidence, and how many images were given it where that is not all."""
+    attained = "" if line.attained == line.images else f"\n({line.attained} of {line.images}\nattained)"
+    return f"{line.kappa:g}{attained}"
 
 
 def _plotted(line: Line, *, adaptive: bool) -> bool:
