@@ -24,7 +24,7 @@ def searches() -> Iterator[Searches]:
 
 
 class Endless:
-    """A search that asks before each pass whether to go on, and counts them."""
+    """A search that asks before each pass whether to go on, and counts them; it fails where nothing ever ends it."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -32,11 +32,13 @@ class Endless:
 
     def __call__(self, check: Callable[[], None]) -> None:
         try:
-            while True:
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
                 check()
                 self.passes += 1
                 self.begun.set()
                 time.sleep(0.01)
+            raise AssertionError("nothing ended the search")
         finally:
             self.ended.set()
 
