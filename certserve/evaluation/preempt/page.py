@@ -116,7 +116,7 @@ def _figure(triple: Triple, report: Report) -> str:
         "abstains" if certain is None else f"{names[certain[0]]}, radius {certain[1]:.3f}"
         for certain in (triple.before, triple.after)
     ]
-    caption = f"{triple.idx}: {names[triple.label]}. {told[0]}; robustified: {told[1]}"
+    caption = f"{triple.idx}, in truth {names[triple.label]}: {told[0]}; robustified: {told[1]}"
     return f'<figure class="triple">{pictures}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
