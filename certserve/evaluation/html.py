@@ -18,12 +18,15 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-th { vertical-align: bottom; } td { overflow-wrap: anywhere; }
+th { vertical-align: bottom; }
+td:last-child { overflow-wrap: anywhere; }
 .warning { border-left: .4rem solid #c00; background: #fee; padding: .7rem 1rem; font-weight: 600; }
 .triples { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; max-width: 15rem; }
 figure.triple img { width: 5rem; height: 5rem; object-fit: contain; image-rendering: pixelated; }
 img.plot { max-width: 100%; width: 44rem; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print { tr { break-inside: avoid; } body { font-size: 11px; margin: 0; padding: 0; } }
 """
 
 
