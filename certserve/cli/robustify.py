@@ -284,7 +284,7 @@ def _document(each: _Done) -> dict[str, Any]:
         "norm": result.budget.norm.value,
         "delta": result.budget.delta,
         "epsilon": result.budget.epsilon,
-        "method": type(result.method).__name__,
+        "method": result.method.method.value,
         "l2": result.l2,
         "linf": result.linf,
         "radius_before": result.radius_before,

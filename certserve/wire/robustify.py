@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 _NORMS: Mapping[Norm, Any] = {Norm.L2: pb.NORM_L2, Norm.LINF: pb.NORM_LINF}
-_SEARCHES: Mapping[str, tuple[Method, type[CertMargin] | type[Bilevel] | type[Fast]]] = {
-    "cert_margin": (Method.CERT_MARGIN, CertMargin),
-    "bilevel": (Method.BILEVEL, Bilevel),
-    "fast": (Method.FAST, Fast),
+_SEARCHES: Mapping[str, type[CertMargin] | type[Bilevel] | type[Fast]] = {
+    "cert_margin": CertMargin,
+    "bilevel": Bilevel,
+    "fast": Fast,
 }
 
 
@@ -154,8 +154,8 @@ def progress_to_wire(done: int, planned: int) -> pb.RobustifyStreamResponse:
 
 
 def _search_to_wire(method: Method | How) -> pb.Search:
-    for kind, (name, settings) in _SEARCHES.items():
-        if method is name:
+    for kind, settings in _SEARCHES.items():
+        if method is settings.method:
             return pb.Search(**{kind: getattr(pb.Search(), kind)})
         if isinstance(method, settings):
             given = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
@@ -184,13 +184,13 @@ def _search_from_wire(message: pb.Search, wrong: list[Violation]) -> Method | Ho
     kind = message.WhichOneof("kind")
     if kind is None:
         return Method.CERT_MARGIN
-    name, settings = _SEARCHES[kind]
+    settings = _SEARCHES[kind]
     try:
         said = {field.name: _setting_from_wire(value) for field, value in getattr(message, kind).ListFields()}
-        return settings(**said) if said else name
+        return settings(**said) if said else settings.method
     except ValueError as error:
         wrong.append(Violation("method", str(error)))
-        return name
+        return settings.method
 
 
 def _predicted(message: pb.PredictResponse) -> PredictOutcome:

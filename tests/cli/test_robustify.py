@@ -65,6 +65,7 @@ def test_json_has_both_certificates(cli: Any, photos: Path, tmp_path: Path) -> N
     assert found["radius_after"] == outcomes["after"].radius
     assert found["uplift_efficiency"] == (found["radius_after"] - found["radius_before"]) / 0.5
     assert found["written"] == str(tmp_path / "s.png")
+    assert found["method"] == "fast"
     assert found["passes"] <= 40
     assert found["label_kept"] is True
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from certserve.attacks.norms import Norm
 
@@ -100,6 +100,8 @@ class CertMargin:
         ValueError: one of them is out of its range.
     """
 
+    method: ClassVar[Method] = Method.CERT_MARGIN
+
     steps: int = 28
     draws: int = 32
     refinements: int = 2
@@ -137,6 +139,8 @@ class Bilevel:
         ValueError: one of them is out of its range.
     """
 
+    method: ClassVar[Method] = Method.BILEVEL
+
     steps: int = 100
     inner_steps: int = 20
     draws: int = 5
@@ -171,6 +175,8 @@ class Fast:
 
     References: "Fast Preemption", arXiv 2407.15524, for the two steps.
     """
+
+    method: ClassVar[Method] = Method.FAST
 
     draws: int = 15
     attack_steps: int = 10
