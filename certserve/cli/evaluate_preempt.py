@@ -13,7 +13,7 @@ from rich.table import Table
 from certserve import bundle as bundles
 from certserve import datasets, zoo
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, stdout
-from certserve.cli.values import read_numbers
+from certserve.cli.values import read_numbers, read_qualities
 from certserve.images import Geometry
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @click.option("--bfloat16", is_flag=True, help="Attack in bfloat16, faster where processors have it.")
 @click.option("--quality", "qualities", default="95,85", show_default=True, help="JPEG qualities, 1 to 100.")
 @click.option("--radius", "radii", default="0,0.25,0.5,0.75", show_default=True, help="Radii of certified accuracy.")
+@click.option("--jpeg", help="LOWEST-HIGHEST, as 75-95: search with JPEG in mind too, as `robustify --jpeg`.")
 @click.option("--compare-every", type=click.IntRange(0), default=0, show_default=True,
               help="Slower searches too, where idx is divisible by this; 0: none.")  # fmt: skip
 @click.option("--ensemble", is_flag=True, help="Attack with APGD-CE and APGD-DLR too, 4,000 passes an image.")
@@ -106,6 +107,7 @@ def _question(options: dict[str, Any]) -> Any:
         epsilon=delta if epsilon is None else epsilon,
         precision=Precision.BFLOAT16 if options["bfloat16"] else Precision.FLOAT32,
         qualities=tuple(int(number) for number in read_numbers("--quality", options["qualities"]) or ()),
+        aware=read_qualities(options["jpeg"]),
         radii=tuple(read_numbers("--radius", options["radii"]) or ()),
     )
 

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from certserve.cli.ask import connection_options, model_to_ask
 from certserve.cli.output import fails_in_one_sentence, json_option, print_json, progress_bar, stdout
-from certserve.defences.preemptive.methods import CertMargin, Qualities
+from certserve.cli.values import read_qualities
+from certserve.defences.preemptive.methods import CertMargin
 from certserve.errors import InvalidRequest
 from certserve.images import ImageError, ImageFit, read_header
 from certserve.smoothing.document import to_document
@@ -166,12 +167,9 @@ def _method(name: str, jpeg: str | None) -> str | CertMargin:
     """The method of that name, with the qualities that are given."""
     if jpeg is None:
         return name
-    lowest, _, highest = jpeg.partition("-")
     if name != "cert-margin":
         raise click.UsageError("--jpeg is for --method cert-margin.")
-    if not (lowest.isdecimal() and highest.isdecimal()):
-        raise click.BadParameter(f"expected LOWEST-HIGHEST, as 75-95, not {jpeg!r}", param_hint="--jpeg")
-    return CertMargin(jpeg=Qualities(int(lowest), int(highest)))
+    return CertMargin(jpeg=read_qualities(jpeg))
 
 
 def _move(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["read_labels", "read_numbers", "read_shape"]
+from certserve.defences.preemptive.methods import Qualities
+
+__all__ = ["read_labels", "read_numbers", "read_qualities", "read_shape"]
 
 
 def read_labels(text: str) -> list[str]:
@@ -36,6 +38,20 @@ def read_numbers(option: str, text: str | None) -> list[float] | None:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"expected numbers separated by commas, not {text!r}", param_hint=option) from None
+
+
+def read_qualities(text: str | None) -> Qualities | None:
+    """JPEG qualities, LOWEST-HIGHEST.
+
+    Raises:
+        ValueError: they are out of their range.
+    """
+    if text is None:
+        return None
+    lowest, _, highest = text.partition("-")
+    if not (lowest.isdecimal() and highest.isdecimal()):
+        raise click.BadParameter(f"expected LOWEST-HIGHEST, as 75-95, not {text!r}", param_hint="--jpeg")
+    return Qualities(int(lowest), int(highest))
 
 
 def read_shape(text: str | None) -> tuple[int, int, int] | None:

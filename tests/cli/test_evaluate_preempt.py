@@ -52,12 +52,13 @@ def test_the_tables_the_page_and_going_on(cli: Any, data: Path, tmp_path: Path) 
 
 
 def test_the_options_reach_the_question(cli: Any, data: Path, tmp_path: Path) -> None:
-    words = ["--epsilon", 0.25, "--alpha", 0.01, "--bfloat16", "--radius", "0.1", "--compare-every", 7, "--report"]
+    words = ["--epsilon", 0.25, "--alpha", 0.01, "--bfloat16", "--radius", "0.1", "--jpeg", "75-95"]
+    words += ["--compare-every", 7, "--report"]
     result = cli("evaluate", "preempt", "--data", data, "-o", tmp_path / "made", *QUICK, *words, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["question"] == {
         "delta": 1.0, "epsilon": 0.25, "sigma": None, "n0": 20, "n": 100, "alpha": 0.01, "steps": 1, "draws": 2,
         "precision": "bfloat16", "qualities": [90], "shares": [0.25, 0.5, 0.75, 1.0], "radii": [0.1],
-        "compare_every": 7, "ensemble": False,
+        "aware": {"lowest": 75, "highest": 95}, "compare_every": 7, "ensemble": False,
     }  # fmt: skip
     assert json.loads(result.stdout)["images"] == 0

@@ -25,11 +25,12 @@ from certserve import zoo  # noqa: E402
 from certserve.attacks import smoothed  # noqa: E402
 from certserve.attacks.smoothed import Precision, SmoothedNetwork  # noqa: E402
 from certserve.datasets import Dataset  # noqa: E402
-from certserve.defences.preemptive.methods import Bilevel, CertMargin  # noqa: E402
+from certserve.defences.preemptive.methods import Bilevel, CertMargin, Qualities  # noqa: E402
 from certserve.endpoints.local import LocalModel  # noqa: E402
 from certserve.evaluation.preempt import Question, evaluate_preempt, stages  # noqa: E402
-from certserve.evaluation.preempt.figures import Facts, figures_of  # noqa: E402
+from certserve.evaluation.preempt.figures import figures_of, name_of  # noqa: E402
 from certserve.evaluation.preempt.picture import curve  # noqa: E402
+from certserve.evaluation.preempt.reader import Facts  # noqa: E402
 from certserve.evaluation.preempt.report import Report  # noqa: E402
 from certserve.evaluation.preempt.rows import Rows  # noqa: E402
 from certserve.evaluation.tables import TableError  # noqa: E402
@@ -40,7 +41,7 @@ from certserve.smoothing.outcomes import Certificate, Prediction  # noqa: E402
 SECRET = Secret(bytes(range(32)))
 QUESTION = Question(
     delta=1.0, epsilon=1.0, n0=20, n=200, steps=2, draws=3, qualities=(90,), shares=(0.5, 1.0), radii=(0.0, 0.2),
-    compare_every=2, ensemble=True,
+    aware=Qualities(80, 90), compare_every=2, ensemble=True,
 )  # fmt: skip
 FILES = ("preempt.csv", "preempt.json", "preempt.png", "preempt.html")
 QUICK = CertMargin(steps=3, draws=6, refinements=1)
@@ -102,6 +103,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "preempt.csv").read_text(encoding="utf-8").splitlines()))
 
 
+def jpeg_90(png: bytes) -> bytes:
+    """The image as a JPEG file of quality 90."""
+    encoded = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(encoded, format="JPEG", quality=90)
+    return encoded.getvalue()
+
+
 def test_the_columns_are_what_the_model_says_of_the_files(run: Run, model: LocalModel, data: Dataset) -> None:
     table = rows(run.folder)
     assert [int(row["idx"]) for row in table] == [2, 4, 5]
@@ -109,18 +117,20 @@ def test_the_columns_are_what_the_model_says_of_the_files(run: Run, model: Local
         original = np.ascontiguousarray(data.images[i])
         png = (run.folder / "images" / "default" / f"{row['idx']}.png").read_bytes()
         moved = np.asarray(Image.open(io.BytesIO(png)))[None]
-        encoded = io.BytesIO()
-        Image.fromarray(moved[0]).save(encoded, format="JPEG", quality=90)
-        for name, image in (("before", original), ("default", png), ("jpeg-90", encoded.getvalue())):
+        aware = (run.folder / "images" / "aware-80-90" / f"{row['idx']}.png").read_bytes()
+        assert aware != png
+        for name, image in (("before", original), ("default", png), ("jpeg-90", jpeg_90(png)),
+                            ("aware-80-90", aware), ("jpeg-90-aware-80-90", jpeg_90(aware))):  # fmt: skip
             certain = model.certify(image, n0=20, n=200)
             stage = name if name.startswith("jpeg") else f"certified-{name}"
             assert int(row[f"{stage}.abstained"]) == (not isinstance(certain, Certificate))
             if isinstance(certain, Certificate):
                 told = int(row[f"{stage}.answer"]), float(row[f"{stage}.radius"])
                 assert told == (certain.label, certain.radius)
-        predicted = model.predict(png)
-        assert isinstance(predicted, Prediction)
-        assert int(row["after.answer"]) == predicted.label
+        for after, image in (("after", png), ("after-aware-80-90", aware)):
+            predicted = model.predict(image)
+            assert isinstance(predicted, Prediction)
+            assert int(row[f"{after}.answer"]) == predicted.label
         far = math.sqrt(((moved.astype(int) - original) ** 2).sum()) / 255
         assert float(row["robustified-default.l2"]) == pytest.approx(far, rel=1e-12)
         assert 0.5 < far <= 1.0
@@ -142,7 +152,8 @@ def test_the_figures_are_counted_from_the_table(run: Run, data: Dataset) -> None
         attacked = [row[f"{name}.attacked"] for row in table]
         assert attacked == ["1", "0", "1"]  # the second is answered wrongly as it is
     for kind, stage in (("before", "certified-before"), ("after", "certified-default"), ("unrounded", "unrounded"),
-                        ("jpeg-90", "jpeg-90")):  # fmt: skip
+                        ("jpeg-90", "jpeg-90"), ("aware-80-90", "certified-aware-80-90"),
+                        ("jpeg-90-aware-80-90", "jpeg-90-aware-80-90")):  # fmt: skip
         for at in document["certified"][kind]["at"]:
             reached = [
                 answer and float(row[f"{stage}.radius"]) >= at["radius"]
@@ -150,6 +161,15 @@ def test_the_figures_are_counted_from_the_table(run: Run, data: Dataset) -> None
             ]
             assert at["count"] == sum(reached)
             assert at["low"] <= at["share"] <= at["high"]
+    for told, one, other in ((document["rounding"], "unrounded", "certified-default"),
+                             (document["jpeg"]["jpeg-90"], "certified-default", "jpeg-90"),
+                             (document["jpeg"]["jpeg-90-aware-80-90"], "certified-aware-80-90", "jpeg-90-aware-80-90"),
+                             ):  # fmt: skip
+        radii = np.array([[float(row[f"{stage}.radius"]) for row in table] for stage in (one, other)])
+        assert told["mean_radius_lost"] == pytest.approx((radii[0] - radii[1]).mean())
+        certain = np.array([right(one), right(other)]) & (radii >= 0.2)
+        points = 100 * (certain[0].mean() - certain[1].mean())
+        assert told["certified_points_lost"][1] == {"radius": 0.2, "points": pytest.approx(points)}
     assert document["moved"]["beyond_delta"] == document["moved"]["png_changed"] == 0
     assert document["searches"]["bilevel"]["bilevel"]["passes"] == 2 * 21 * 2
     assert document["searches"]["ten-times"]["ten-times"]["passes"] == (6 + 2) * 8
@@ -172,13 +192,13 @@ def test_a_run_that_is_killed_anywhere_ends_in_the_same_bytes(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Rows, "append", failing)
-    for _ in range(20):
+    for _ in range(30):
         try:
             measure(model, data, tmp_path)
             break
         except KeyboardInterrupt:
             continue
-    assert made == 12 * 3 + 4 * 2  # a row a stage and image, none twice
+    assert made == 16 * 3 + 4 * 2  # a row a stage and image, none twice
     assert files(tmp_path) == files(run.folder)
     for path in (run.folder / "rows").iterdir():
         assert (tmp_path / "rows" / path.name).read_bytes() == path.read_bytes()
@@ -297,6 +317,16 @@ def test_the_adversary_reaches_only_within_epsilon(tmp_path: Path) -> None:
 
 def test_the_curve_steps_down_at_each_radius() -> None:
     assert curve([0.5, 0.2], 4) == ([0.0, 0.2, 0.5], [50.0, 25.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("after", "robustified (PNG)"), ("jpeg-85", "robustified (JPEG 85)"),
+     ("aware-75-95", "robustified for JPEG 75-95 (PNG)"),
+     ("jpeg-85-aware-75-95", "robustified for JPEG 75-95 (JPEG 85)")],
+)  # fmt: skip
+def test_a_kind_of_image_is_named(kind: str, name: str) -> None:
+    assert name_of(kind) == name
 
 
 def test_a_share_has_its_exact_interval(run: Run) -> None:

@@ -17,8 +17,9 @@ from certserve.bundle import Bundle
 from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.in_order import in_order
-from certserve.evaluation.preempt.figures import Facts, figures_of
+from certserve.evaluation.preempt.figures import figures_of
 from certserve.evaluation.preempt.question import Question
+from certserve.evaluation.preempt.reader import Facts
 from certserve.evaluation.preempt.report import Report, write
 from certserve.evaluation.preempt.rows import Row, Rows, check_record
 from certserve.evaluation.preempt.stages import DEFAULT, Stages
@@ -29,7 +30,7 @@ __all__ = ["Question", "evaluate_preempt"]
 
 _ASKING, _SEARCHING = 3, 2  # images in progress: draws share batches; passes of one image run beside another's draws
 _SECONDS = 30.0  # between two lines of progress
-_NOT_RECORDED = ("qualities", "radii", "compare_every", "ensemble")  # rows of other stages, or none
+_NOT_RECORDED = ("qualities", "radii", "aware", "compare_every", "ensemble")  # rows of other stages, or none
 _OTHERS = ("ten-times", "bilevel")
 
 
@@ -87,7 +88,7 @@ def _plan(question: Question) -> tuple[_Stage, ...]:
     found = [
         _Stage("clean", Stages.clean),
         _Stage("robustified-default", partial(Stages.moved, search=DEFAULT), _SEARCHING),
-        _Stage("after", Stages.after),
+        _Stage("after", partial(Stages.after, search=DEFAULT)),
         _Stage("certified-before", Stages.certified_before),
         _Stage("certified-default", partial(Stages.certified, search=DEFAULT)),
         _Stage("pgd-before", partial(Stages.attacked, robustified=False), _SEARCHING),
@@ -98,12 +99,25 @@ def _plan(question: Question) -> tuple[_Stage, ...]:
         every = question.compare_every
         found.append(_Stage(f"robustified-{name}", partial(Stages.moved, search=name), _SEARCHING, every))
         found.append(_Stage(f"certified-{name}", partial(Stages.certified, search=name), every=every))
-    found += [_Stage(f"jpeg-{quality}", partial(Stages.jpeg, quality=quality)) for quality in question.qualities]
+    found += _encoded(question, DEFAULT, "")
+    if aware := question.aware_search:
+        found.append(_Stage(f"robustified-{aware}", partial(Stages.moved, search=aware), _SEARCHING))
+        found.append(_Stage(f"after-{aware}", partial(Stages.after, search=aware)))
+        found.append(_Stage(f"certified-{aware}", partial(Stages.certified, search=aware)))
+        found += _encoded(question, aware, f"-{aware}")
     found.append(_Stage("adversary", Stages.adversary, _SEARCHING))
     for name in ("before", "after") if question.ensemble else ():
         make = partial(Stages.ensemble, robustified=name == "after")
         found.append(_Stage(f"apgd-{name}", make, _SEARCHING))
     return tuple(found)
+
+
+def _encoded(question: Question, search: str, ending: str) -> list[_Stage]:
+    """What JPEG leaves of that search's images."""
+    return [
+        _Stage(f"jpeg-{quality}{ending}", partial(Stages.jpeg, quality=quality, search=search))
+        for quality in question.qualities
+    ]
 
 
 def _make(stage: _Stage, stages: Stages, rows: Rows, idx: list[int], say: Callable[[str], None]) -> bool:

@@ -1,80 +1,22 @@
-"""Rows -> figures: shares with exact intervals, radii gained, and what encoding, attacks and adversaries left.
-
-Right is an answer that is the true label and no abstention.
-"""
+"""Rows -> figures: accuracy, radii gained, and what encoding, attacks and adversaries left."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
-import numpy as np
-from scipy.stats import norm
-
 from certserve.evaluation.preempt.question import Question
-from certserve.evaluation.preempt.rows import Row, Rows
-from certserve.smoothing.bounds import clopper_pearson_lower, clopper_pearson_upper
+from certserve.evaluation.preempt.reader import Certified, Facts, Reader, Share, mean_and_error
+from certserve.evaluation.preempt.rows import Rows
 
-__all__ = ["CERTIFICATES", "Certified", "Facts", "Figures", "Share", "Uplift", "figures_of", "name_of"]
+__all__ = ["Figures", "Uplift", "figures_of", "name_of", "stages_of"]
 
-_LEVEL = 0.05
 _LEVELS = 255
-CERTIFICATES = {"before": "certified-before", "after": "certified-default", "unrounded": "unrounded"}
-"""The stage that certifies each kind of image."""
+_CERTIFICATES = {"before": "certified-before", "after": "certified-default", "unrounded": "unrounded"}
 _NAMES = {"before": "as they came", "after": "robustified (PNG)", "unrounded": "robustified, not rounded to 8 bits"}
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share of images with its exact 95 % interval (Clopper and Pearson), were they drawn independently."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        low = clopper_pearson_lower(self.count, self.total, _LEVEL / 2)
-        return low, clopper_pearson_upper(self.count, self.total, _LEVEL / 2)
-
-    def document(self) -> dict[str, Any]:
-        """As JSON has it."""
-        low, high = self.interval
-        return {"count": self.count, "total": self.total, "share": self.value, "low": low, "high": high}
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the rows were made with. n, alpha: of every certificate. sigma: in input units."""
-
-    sigma: float
-    n: int
-    alpha: float
-
-    @property
-    def cap(self) -> float:
-        """The radius of a certificate all of whose draws voted for the label."""
-        return float(self.sigma * norm.ppf(clopper_pearson_lower(self.n, self.n, self.alpha)))
-
-
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """Certified accuracy at each radius, of one kind of image."""
-
-    kind: str
-    images: int
-    at: tuple[tuple[float, Share], ...]
-
-    def document(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"images": self.images, "at": [{"radius": radius, **share.document()} for radius, share in self.at]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +54,8 @@ class Figures:
     uplift: Uplift | None
     moved: Mapping[str, Any]
     searches: Mapping[str, Mapping[str, Any]]
-    jpeg: Mapping[int, Mapping[str, Any]]
+    rounding: Mapping[str, Any]
+    jpeg: Mapping[str, Mapping[str, Any]]
     adversary: Mapping[str, Any]
 
     def ratio(self, attack: str) -> float | None:
@@ -138,75 +81,28 @@ class Figures:
             "uplift": self.uplift and asdict(self.uplift),
             "moved": dict(self.moved),
             "searches": {name: dict(told) for name, told in self.searches.items()},
-            "jpeg": {str(quality): dict(told) for quality, told in self.jpeg.items()},
+            "rounding": dict(self.rounding),
+            "jpeg": {kind: dict(told) for kind, told in self.jpeg.items()},
             "adversary": dict(self.adversary),
         }
 
 
-class _Reader:
-    """The rows of the images in question, by stage."""
-
-    def __init__(self, rows: Mapping[str, Rows], idx: Sequence[int], question: Question, facts: Facts) -> None:
-        self.rows, self.question, self.facts = rows, question, facts
-        self.idx = [each for each in idx if each in rows["clean"]]
-        self._labels = {each: rows["clean"][each]["label"] for each in self.idx}
-
-    def have(self, *stages: str) -> list[int]:
-        """The images that have rows of all these stages."""
-        return [each for each in self.idx if all(stage in self.rows and each in self.rows[stage] for stage in stages)]
-
-    def right(self, each: int, row: Row) -> bool:
-        """Whether the row answers rightly."""
-        return bool(row["answer"] == self._labels[each] and not row["abstained"])
-
-    def share(self, chosen: Iterable[int], right: Callable[[int], bool]) -> Share:
-        """The share of these images."""
-        found = [right(each) for each in chosen]
-        return Share(sum(found), len(found))
-
-    def answered(self, stage: str) -> Share | None:
-        """The share that a stage answers rightly; None while images lack their row."""
-        chosen = self.have(stage)
-        return self.share(chosen, lambda each: self.right(each, self.rows[stage][each])) if self.whole(chosen) else None
-
-    def whole(self, chosen: Sequence[int]) -> bool:
-        """Whether these are all images, and any: shares of different images are not to be compared."""
-        return bool(chosen) and len(chosen) == len(self.idx)
-
-    def certified(self, kind: str, stage: str, chosen: Sequence[int]) -> Certified:
-        """Certified accuracy of a stage's certificates."""
-        radii = self.question.radii
-        at = tuple((radius, self.share(chosen, partial(self._reaches, stage, radius))) for radius in radii)
-        return Certified(kind, len(chosen), at)
-
-    def _reaches(self, stage: str, radius: float, each: int) -> bool:
-        row = self.rows[stage][each]
-        return self.right(each, row) and row["radius"] >= radius
-
-    def radius(self, stage: str, each: int) -> float:
-        """The certified radius for the label that was predicted of the image as it came; 0 for another."""
-        row = self.rows[stage][each]
-        return float(row["radius"]) if row["answer"] == self.rows["clean"][each]["answer"] else 0.0
-
-    def at_cap(self, stage: str, each: int) -> bool:
-        """Whether every draw voted for the class."""
-        return bool(self.rows[stage][each]["votes"] == self.facts.n)
-
-    def gain(self, stage: str, each: int) -> float:
-        """The radius gained, in units of delta."""
-        return (self.radius(stage, each) - self.radius("certified-before", each)) / self.question.delta
-
-    def highest_before(self, each: int) -> float:
-        """What the radius before is at most, with probability 1 - alpha."""
-        row, n = self.rows["certified-before"][each], self.facts.n
-        same = row["answer"] == self.rows["clean"][each]["answer"]
-        share = clopper_pearson_upper(row["votes"] if same else n - row["votes"], n, self.facts.alpha)
-        return max(0.0, float(self.facts.sigma * norm.ppf(share)))
-
-
 def name_of(kind: str) -> str:
     """A kind of image as a reader is told."""
-    return _NAMES.get(kind) or f"robustified ({kind.replace('jpeg-', 'JPEG ')})"
+    if kind in _NAMES:
+        return _NAMES[kind]
+    file, aware, qualities = kind.partition("aware-")
+    encoding = f"JPEG {file.strip('-').removeprefix('jpeg-')}" if file else "PNG"
+    return f"robustified for JPEG {qualities} ({encoding})" if aware else f"robustified ({encoding})"
+
+
+def stages_of(question: Question) -> dict[str, str]:
+    """The kinds of images, and the stage that certifies each."""
+    encoded = [f"jpeg-{quality}" for quality in question.qualities]
+    found = _CERTIFICATES | {kind: kind for kind in encoded}
+    if aware := question.aware_search:
+        found |= {aware: f"certified-{aware}"} | {kind: kind for kind in (f"{each}-{aware}" for each in encoded)}
+    return found
 
 
 def figures_of(rows: Mapping[str, Rows], idx: Sequence[int], question: Question, facts: Facts) -> Figures:
@@ -214,11 +110,12 @@ def figures_of(rows: Mapping[str, Rows], idx: Sequence[int], question: Question,
 
     A share is told once all the images have their rows.
     """
-    read = _Reader(rows, idx, question, facts)
+    read = Reader(rows, idx, question, facts)
     attacks = {name: share for name in rows if name.startswith(("pgd-", "apgd-")) and (share := read.answered(name))}
-    stages = CERTIFICATES | {f"jpeg-{quality}": f"jpeg-{quality}" for quality in question.qualities}
     certified = tuple(
-        read.certified(kind, stage, chosen) for kind, stage in stages.items() if read.whole(chosen := read.have(stage))
+        read.certified(kind, stage, chosen)
+        for kind, stage in stages_of(question).items()
+        if read.whole(chosen := read.have(stage))
     )
     return Figures(
         images=len(read.idx),
@@ -230,12 +127,13 @@ def figures_of(rows: Mapping[str, Rows], idx: Sequence[int], question: Question,
         uplift=_uplift(read),
         moved=_moved(read),
         searches=_searches(read),
-        jpeg={q: told for q in question.qualities if (told := _jpeg(read, f"jpeg-{q}"))},
+        rounding=_lost(read, "unrounded", "certified-default"),
+        jpeg=_jpeg(read),
         adversary=_adversary(read),
     )
 
 
-def _uplift(read: _Reader) -> Uplift | None:
+def _uplift(read: Reader) -> Uplift | None:
     chosen = read.have("certified-before", "certified-default")
     if not read.whole(chosen):
         return None
@@ -246,22 +144,14 @@ def _uplift(read: _Reader) -> Uplift | None:
         read.radius(stage, each) > read.highest_before(each) + read.question.delta for each in chosen if gains[each] > 1
     )
     lost = sum(read.radius(stage, each) == 0.0 < read.radius("certified-before", each) for each in chosen)
-    mean, error = _mean(below)
+    mean, error = mean_and_error(below)
     every, largest = list(gains.values()), max(gains.values())
     return Uplift(
-        len(below), mean, error, len(chosen), _mean(every)[0], largest, sum(g > 1 for g in every), beyond, lost
+        len(below), mean, error, len(chosen), mean_and_error(every)[0], largest, sum(g > 1 for g in every), beyond, lost
     )
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error."""
-    if not values:
-        return math.nan, math.nan
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(np.mean(values)), error
-
-
-def _moved(read: _Reader) -> dict[str, Any]:
+def _moved(read: Reader) -> dict[str, Any]:
     chosen = read.have("robustified-default")
     if not chosen:
         return {}
@@ -271,15 +161,15 @@ def _moved(read: _Reader) -> dict[str, Any]:
     return {
         "images": len(chosen),
         "largest_l2": math.sqrt(max(squared)) / _LEVELS,
-        "mean_l2": _mean([math.sqrt(each) / _LEVELS for each in squared])[0],
+        "mean_l2": mean_and_error([math.sqrt(each) / _LEVELS for each in squared])[0],
         "beyond_delta": sum(each > most for each in squared),
         "judged_safe": sum(row["judged_safe"] for row in rows),
         "png_changed": sum(not row["png_unchanged"] for row in rows),
-        "mean_passes": _mean([row["passes"] for row in rows])[0],
+        "mean_passes": mean_and_error([row["passes"] for row in rows])[0],
     }
 
 
-def _searches(read: _Reader) -> dict[str, dict[str, Any]]:
+def _searches(read: Reader) -> dict[str, dict[str, Any]]:
     """Every other search beside the default, on the images that both were made for."""
     found = {}
     for name in ("ten-times", "bilevel"):
@@ -289,24 +179,36 @@ def _searches(read: _Reader) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _beside(read: _Reader, name: str, chosen: Sequence[int]) -> dict[str, Any]:
+def _beside(read: Reader, name: str, chosen: Sequence[int]) -> dict[str, Any]:
     default, other = "certified-default", f"certified-{name}"
     both = [each for each in chosen if not read.at_cap(default, each) and not read.at_cap(other, each)]
-    difference, error = _mean([read.gain(other, each) - read.gain(default, each) for each in both])
+    difference, error = mean_and_error([read.gain(other, each) - read.gain(default, each) for each in both])
     told: dict[str, Any] = {"images": len(chosen)}
     for key, stage in ((name, name), ("default", "default")):
         told[key] = {
-            "passes": _mean([read.rows[f"robustified-{stage}"][each]["passes"] for each in chosen])[0],
-            "mean_uplift": _mean([read.gain(f"certified-{stage}", each) for each in both])[0],
-            "mean_uplift_all": _mean([read.gain(f"certified-{stage}", each) for each in chosen])[0],
+            "passes": mean_and_error([read.rows[f"robustified-{stage}"][each]["passes"] for each in chosen])[0],
+            "mean_uplift": mean_and_error([read.gain(f"certified-{stage}", each) for each in both])[0],
+            "mean_uplift_all": mean_and_error([read.gain(f"certified-{stage}", each) for each in chosen])[0],
             "certified": read.certified(key, f"certified-{stage}", chosen).document()["at"],
         }
     return {**told, "below_the_cap": len(both), "uplift_difference": difference, "difference_error": error}
 
 
-def _jpeg(read: _Reader, stage: str) -> dict[str, Any]:
-    chosen = read.have(stage, "after", "certified-default")
-    if not read.whole(chosen):
+def _jpeg(read: Reader) -> dict[str, dict[str, Any]]:
+    """What every kind of JPEG file lost of the PNG file that it is made of."""
+    found = {}
+    for kind in stages_of(read.question):
+        file, _, search = kind.partition("aware-")
+        of = f"-aware-{search}" if search else ""
+        if file.startswith("jpeg-") and (told := _encoded(read, kind, f"after{of}", f"certified{of or '-default'}")):
+            found[kind] = told
+    return found
+
+
+def _encoded(read: Reader, stage: str, after: str, certified: str) -> dict[str, Any]:
+    chosen = read.have(stage, after)
+    lost = _lost(read, certified, stage)
+    if not (lost and read.whole(chosen)):
         return {}
     rows = read.rows[stage]
 
@@ -314,23 +216,35 @@ def _jpeg(read: _Reader, stage: str) -> dict[str, Any]:
         row = rows[each]
         return read.right(each, {"answer": row["predicted_answer"], "abstained": row["predicted_abstained"]})
 
-    before = read.share(chosen, lambda each: read.right(each, read.rows["after"][each]))
-    after = read.share(chosen, predicted)
+    before = read.share(chosen, lambda each: read.right(each, read.rows[after][each]))
+    share = read.share(chosen, predicted)
     distances = [math.sqrt(rows[each]["squared_steps"]) / _LEVELS for each in chosen]
-    plain = read.certified("after", "certified-default", chosen).at
-    encoded = read.certified(stage, stage, chosen).at
     return {
-        "mean_l2": _mean(distances)[0],
-        "predicted": after.document(),
-        "points_lost": 100 * (before.value - after.value),
-        "certified_points_lost": [
-            {"radius": radius, "points": 100 * (one.value - other.value)}
-            for (radius, one), (_, other) in zip(plain, encoded, strict=True)
-        ],
+        "mean_l2": mean_and_error(distances)[0],
+        "predicted": share.document(),
+        "points_lost": 100 * (before.value - share.value),
+        **lost,
     }
 
 
-def _adversary(read: _Reader) -> dict[str, Any]:
+def _lost(read: Reader, before: str, after: str) -> dict[str, Any]:
+    """How much less the second stage certifies than the first: points at each radius, and radius on average."""
+    chosen = read.have(before, after)
+    if not read.whole(chosen):
+        return {}
+    one, other = (read.certified(stage, stage, chosen).at for stage in (before, after))
+    radius, error = mean_and_error([read.radius(before, each) - read.radius(after, each) for each in chosen])
+    return {
+        "certified_points_lost": [
+            {"radius": radius, "points": 100 * (share.value - left.value)}
+            for (radius, share), (_, left) in zip(one, other, strict=True)
+        ],
+        "mean_radius_lost": radius,
+        "radius_error": error,
+    }
+
+
+def _adversary(read: Reader) -> dict[str, Any]:
     chosen = read.have("adversary")
     if not read.whole(chosen):
         return {}
@@ -355,6 +269,6 @@ def _adversary(read: _Reader) -> dict[str, Any]:
     return {
         "held": held.document(),
         "attacked": len(attacked),
-        "mean_guess_l2": _mean(guesses)[0],
+        "mean_guess_l2": mean_and_error(guesses)[0],
         "by_share": by_share,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from certserve.attacks.norms import Norm
 from certserve.attacks.smoothed import Precision
-from certserve.defences.preemptive.methods import Budget
+from certserve.defences.preemptive.methods import Budget, Qualities
 
 __all__ = ["Question"]
 
@@ -23,6 +23,7 @@ class Question:
         qualities: of JPEG, 1 to 100.
         shares: of epsilon, that the adversary who knows the method attacks its guess with.
         radii: at which certified accuracy is told, in input units.
+        aware: qualities that a search with JPEG in mind is made for too; None: no such search.
         compare_every: the slower searches are made for images whose idx is divisible by it; 0: for none.
         ensemble: whether the APGD ensemble attacks too.
 
@@ -42,6 +43,7 @@ class Question:
     qualities: tuple[int, ...] = (95, 85)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    aware: Qualities | None = None
     compare_every: int = 0
     ensemble: bool = False
 
@@ -62,3 +64,8 @@ class Question:
     def budget(self) -> Budget:
         """How far an image may be moved, and by whom."""
         return Budget(norm=Norm.L2, delta=self.delta, epsilon=self.epsilon)
+
+    @property
+    def aware_search(self) -> str | None:
+        """What the search with JPEG in mind is called, in stages and kinds of images; None: there is none."""
+        return None if self.aware is None else f"aware-{self.aware.lowest}-{self.aware.highest}"

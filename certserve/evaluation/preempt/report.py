@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from certserve.bundle import Bundle
 from certserve.datasets import Dataset
 from certserve.endpoints.requests import ExecutionInfo
-from certserve.evaluation.preempt.figures import CERTIFICATES, Facts, Figures, Share, name_of
+from certserve.evaluation.preempt.figures import Figures, name_of, stages_of
 from certserve.evaluation.preempt.question import Question
+from certserve.evaluation.preempt.reader import Facts, Share
 from certserve.evaluation.preempt.rows import Row, Rows, whole
 
 if TYPE_CHECKING:
@@ -140,16 +141,24 @@ def _searches(figures: Figures) -> list[tuple[str, str, str]]:
 
 def _losses(figures: Figures) -> list[tuple[str, str, str]]:
     found = []
-    for quality, told in figures.jpeg.items():
-        lost = ", ".join(f"{each['points']:+.1f} at {each['radius']:g}" for each in told["certified_points_lost"])
-        what = f"lost by JPEG {quality} (mean L2 {told['mean_l2']:.3f})"
-        found.append((what, f"{told['points_lost']:+.1f} points", f"certified: {lost}"))
+    if figures.rounding:
+        found.append(("lost by rounding to 8 bits", *_lost(figures.rounding)))
+    for kind, told in figures.jpeg.items():
+        what = f"lost by JPEG (mean L2 {told['mean_l2']:.3f}), {name_of(kind)}"
+        much, beside = _lost(told)
+        found.append((what, much, f"predicted rightly: {told['points_lost']:+.1f} points; {beside}"))
     if told := figures.adversary:
         held = told["held"]
         beside = f"{held['low']:.1%} to {held['high']:.1%}; its guess is {told['mean_guess_l2']:.3f} from the original"
         much = f"{held['share']:.1%} ({held['count']} of {held['total']})"
         found.append(("right, against the adversary who knows the method", much, beside))
     return found
+
+
+def _lost(told: Mapping[str, Any]) -> tuple[str, str]:
+    """The mean radius, and the points of certified accuracy."""
+    points = ", ".join(f"{each['points']:+.1f} at {each['radius']:g}" for each in told["certified_points_lost"])
+    return f"radius {_plus_minus(told['mean_radius_lost'], told['radius_error'])}", f"points certified: {points}"
 
 
 def write(report: Report, rows: Mapping[str, Rows], data: Dataset, stages: Stages, folder: Path) -> None:
@@ -175,7 +184,8 @@ def write(report: Report, rows: Mapping[str, Rows], data: Dataset, stages: Stage
 
 def _pictured(report: Report, rows: Mapping[str, Rows], data: Dataset) -> tuple[dict[str, list[float]], list[Point]]:
     """Radii of the images certified for their true label, by kind, and a point an image."""
-    kinds = {each.kind: CERTIFICATES.get(each.kind, each.kind) for each in report.figures.certified}
+    stages = stages_of(report.question)
+    kinds = {each.kind: stages[each.kind] for each in report.figures.certified}
     labels = {int(each): int(label) for each, label in zip(data.idx, data.labels, strict=True) if each in rows["clean"]}
     radii = {
         kind: [row["radius"] for each, label in labels.items() if _certain(row := rows[stage][each], label)]
@@ -185,8 +195,7 @@ def _pictured(report: Report, rows: Mapping[str, Rows], data: Dataset) -> tuple[
     for each, label in labels.items() if {"before", "after"} <= set(kinds) else ():
         answer = rows["clean"][each]["answer"]
         one, other = (
-            row["radius"] if _certain(row := rows[CERTIFICATES[kind]][each], answer) else 0.0
-            for kind in ("before", "after")
+            row["radius"] if _certain(row := rows[kinds[kind]][each], answer) else 0.0 for kind in ("before", "after")
         )
         points.append((one, other, answer == label))
     return radii, points

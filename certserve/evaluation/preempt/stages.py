@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -82,7 +83,8 @@ class Stages:
             answer,
             budget=self._question.budget,
             sigma=self._sigma,
-            how=SEARCHES[search],
+            how=self._how(search),
+            colour=self._bundle.colour,
             generator=seeded(_seed(f"search {search}", pixels)),
         )
         png = images.encode_png(found.images[0], self._bundle.colour)
@@ -100,9 +102,9 @@ class Stages:
             png_unchanged=bool((read == found.images[0]).all()),
         )
 
-    def after(self, i: int) -> Row:
+    def after(self, i: int, search: str) -> Row:
         """What is predicted of the moved image's file."""
-        return self._row(i, **self._ask(self.read(i)))
+        return self._row(i, **self._ask(self.read(i, search)))
 
     def certified_before(self, i: int) -> Row:
         """The certificate of the image as it is."""
@@ -116,9 +118,9 @@ class Stages:
         """The certificate of where the search had led in real numbers, as float32."""
         return self._row(i, **self._certify(np.load(self.file(i, "searched", ".npy"))))
 
-    def jpeg(self, i: int, quality: int) -> Row:
+    def jpeg(self, i: int, quality: int, search: str) -> Row:
         """What the moved image becomes as JPEG, colours at half the resolution; its answer and certificate."""
-        before = self.read(i)
+        before = self.read(i, search)
         after = through_jpeg(before, self._bundle.colour, quality)
         certificate = self._certify(after)
         predicted = {f"predicted_{name}": value for name, value in self._ask(after).items()}
@@ -205,6 +207,11 @@ class Stages:
 
     def _before(self, i: int) -> Row:
         return self._rows["clean"][int(self._data.idx[i])]
+
+    def _how(self, search: str) -> How:
+        if search == self._question.aware_search:
+            return replace(SEARCH, jpeg=self._question.aware)
+        return SEARCHES[search]
 
     def _right(self, i: int, row: Row) -> bool:
         return bool(row["answer"] == self._data.labels[i] and not row["abstained"])
