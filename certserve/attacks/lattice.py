@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.attacks.norms import Norm
+from certserve.noise.grid import LEVELS
 
 __all__ = ["on_lattice"]
 
-_LEVELS = 255
 _HALVINGS = 60
 
 
@@ -47,16 +47,16 @@ def on_lattice(
         raise ValueError("expected every radius to be 0 or more")
     found = np.empty_like(images)
     for i, (image, radius) in enumerate(zip(images.astype(np.int64), radii.tolist(), strict=True)):
-        change = attacked[i].astype(np.float64) * _LEVELS - image
+        change = attacked[i].astype(np.float64) * LEVELS - image
         steps = _within_sphere if norm is Norm.L2 else _within_cube
         furthest = min(radius, float(image.size))  # no two images are further apart, in either norm
-        found[i] = image + steps(change, image, Fraction(furthest) * _LEVELS)
+        found[i] = image + steps(change, image, Fraction(furthest) * LEVELS)
     return found
 
 
 def _rounded(change: npt.NDArray[np.float64], image: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The nearest whole change that keeps the image within 0..255."""
-    return np.rint(np.clip(change, -image, _LEVELS - image)).astype(np.int64)
+    return np.rint(np.clip(change, -image, LEVELS - image)).astype(np.int64)
 
 
 def _within_cube(

@@ -19,12 +19,12 @@ from certserve.attacks.norms import Norm
 from certserve.attacks.pgd import PGD, pgd
 from certserve.backends.torch import gradients
 from certserve.bundle import Bundle
+from certserve.noise.grid import LEVELS
 
 __all__ = ["Precision", "SmoothedNetwork"]
 
 Images = npt.NDArray[np.uint8]
 
-_LEVELS = 255
 _STEPS, _DRAWS = 100, 20  # what the authors of AutoAttack advise for classifiers that draw at random: its "rand"
 _ENSEMBLE = {"APGD-CE": cross_entropy, "APGD-DLR": logit_ratio}
 
@@ -64,7 +64,7 @@ class SmoothedNetwork:
             images: (batch, *input). labels: (batch,); see `Goal`. epsilon: in input units, at least 0.
             seed: of the noise and of a random start, below 2^63.
         """
-        pixels = torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
+        pixels = torch.from_numpy(images.astype(np.float32) / np.float32(LEVELS))
         radii = torch.full((len(images),), epsilon, dtype=torch.float64)
         found = pgd(
             self.logits,
@@ -86,7 +86,7 @@ class SmoothedNetwork:
         Args:
             sigma: noise level in input units.
         """
-        pixels = torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
+        pixels = torch.from_numpy(images.astype(np.float32) / np.float32(LEVELS))
         radii = torch.full((len(images),), epsilon, dtype=torch.float64)
         generator, found = torch.Generator().manual_seed(seed), {}
         targets, how = torch.as_tensor(labels, dtype=torch.int64), APGD(norm=Norm.L2, steps=_STEPS)

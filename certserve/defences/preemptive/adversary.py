@@ -13,12 +13,11 @@ from certserve.attacks.lattice import on_lattice
 from certserve.attacks.losses import Classifier
 from certserve.defences.preemptive.margin import cert_margin
 from certserve.defences.preemptive.methods import Budget, CertMargin
+from certserve.noise.grid import LEVELS
 
 __all__ = ["reconstructed"]
 
 Images = npt.NDArray[np.uint8]
-
-_LEVELS = 255
 
 
 def reconstructed(
@@ -42,7 +41,7 @@ def reconstructed(
     Raises:
         ValueError: there is no noise.
     """
-    pixels = torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
+    pixels = torch.from_numpy(images.astype(np.float32) / np.float32(LEVELS))
     answers = torch.as_tensor(labels, dtype=torch.int64)
     tireless = CertMargin(steps=how.steps, draws=how.draws, refinements=how.refinements, step=how.step)
     found = cert_margin(

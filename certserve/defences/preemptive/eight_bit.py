@@ -24,12 +24,12 @@ from certserve.defences.preemptive.fast import fast
 from certserve.defences.preemptive.jpeg import Uploads, arriving
 from certserve.defences.preemptive.margin import ascent, cert_margin, margin_of
 from certserve.defences.preemptive.methods import Bilevel, Budget, CertMargin, Fast, How
+from certserve.noise.grid import LEVELS
 
 __all__ = ["Moved", "robustify", "seeded"]
 
 Images = npt.NDArray[np.uint8]
 
-_LEVELS = 255
 _REFINEMENT = 0.05  # a step's length in units of delta
 _JUDGING, _CHUNK = 256, 64  # draws of noise, and how many rows go through the network at a time
 _ENOUGH = math.log(2)  # nats; above it, the label may have less than half
@@ -211,7 +211,7 @@ def _check_labels(classifier: Classifier, pixels: Tensor, labels: Tensor) -> Non
 
 def _tensor(images: Images) -> Tensor:
     """Pixel k as k / 255, in float32."""
-    return torch.from_numpy(images.astype(np.float32) / np.float32(_LEVELS))
+    return torch.from_numpy(images.astype(np.float32) / np.float32(LEVELS))
 
 
 def _rounded(images: Images, points: Tensor, budget: Budget) -> Images:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from certserve.defences.preemptive.methods import Qualities
 from certserve.images import EncodedImage, Geometry, ImageFit, Limits, decode
+from certserve.noise.grid import LEVELS
 
 __all__ = ["Uploads", "arriving", "through_jpeg"]
 
-_LEVELS = 255
 _ENCODINGS = 4  # of an image, at a time
 
 
@@ -52,14 +52,14 @@ class Uploads:
 
     def loss(self, points: Tensor, copies: int, generator: torch.Generator) -> Tensor:
         """What is added to each copy: (copies, *points.shape), of the points' type; the points are put on 8 bits."""
-        pixels = (points.detach() * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
+        pixels = (points.detach() * LEVELS).round().clamp(0, LEVELS).to(torch.uint8)
         lost = points.new_zeros(copies, *points.shape)
         low, high = self._qualities.lowest, self._qualities.highest
         for row in range(len(points)):
             drawn = torch.randint(low, high + 1, (_ENCODINGS,), generator=generator).tolist()
             for number, quality in enumerate(drawn):
                 arrived = through_jpeg(pixels[row].numpy(), self._colour, quality)
-                shift = torch.from_numpy(arrived.astype(np.float64) / _LEVELS).to(points) - points[row].detach()
+                shift = torch.from_numpy(arrived.astype(np.float64) / LEVELS).to(points) - points[row].detach()
                 lost[copies // 2 + number :: _ENCODINGS, row] = shift
         return lost
 

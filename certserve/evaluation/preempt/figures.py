@@ -11,10 +11,10 @@ from typing import Any
 from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.reader import Certified, Facts, Reader, Share, mean_and_error
 from certserve.evaluation.preempt.rows import Rows
+from certserve.noise.grid import LEVELS
 
 __all__ = ["Figures", "Uplift", "figures_of", "name_of", "stages_of"]
 
-_LEVELS = 255
 _CERTIFICATES = {"before": "certified-before", "after": "certified-default", "unrounded": "unrounded"}
 _NAMES = {"before": "as they came", "after": "robustified (PNG)", "unrounded": "robustified, not rounded to 8 bits"}
 
@@ -157,11 +157,11 @@ def _moved(read: Reader) -> dict[str, Any]:
         return {}
     rows = [read.rows["robustified-default"][each] for each in chosen]
     squared = [row["squared_steps"] for row in rows]
-    most = (Fraction(read.question.delta) * _LEVELS) ** 2
+    most = (Fraction(read.question.delta) * LEVELS) ** 2
     return {
         "images": len(chosen),
-        "largest_l2": math.sqrt(max(squared)) / _LEVELS,
-        "mean_l2": mean_and_error([math.sqrt(each) / _LEVELS for each in squared])[0],
+        "largest_l2": math.sqrt(max(squared)) / LEVELS,
+        "mean_l2": mean_and_error([math.sqrt(each) / LEVELS for each in squared])[0],
         "beyond_delta": sum(each > most for each in squared),
         "judged_safe": sum(row["judged_safe"] for row in rows),
         "png_changed": sum(not row["png_unchanged"] for row in rows),
@@ -218,7 +218,7 @@ def _encoded(read: Reader, stage: str, after: str, certified: str) -> dict[str, 
 
     before = read.share(chosen, lambda each: read.right(each, read.rows[after][each]))
     share = read.share(chosen, predicted)
-    distances = [math.sqrt(rows[each]["squared_steps"]) / _LEVELS for each in chosen]
+    distances = [math.sqrt(rows[each]["squared_steps"]) / LEVELS for each in chosen]
     return {
         "mean_l2": mean_and_error(distances)[0],
         "predicted": share.document(),
@@ -265,7 +265,7 @@ def _adversary(read: Reader) -> dict[str, Any]:
         }
         for k, share in enumerate(read.question.shares)
     ]
-    guesses = [math.sqrt(rows[each]["squared_steps"]) / _LEVELS for each in attacked]
+    guesses = [math.sqrt(rows[each]["squared_steps"]) / LEVELS for each in attacked]
     return {
         "held": held.document(),
         "attacked": len(attacked),

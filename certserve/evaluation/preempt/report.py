@@ -18,6 +18,7 @@ from certserve.evaluation.preempt.figures import Figures, name_of, stages_of
 from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.reader import Facts, Share
 from certserve.evaluation.preempt.rows import Row, Rows, whole
+from certserve.noise.grid import LEVELS
 
 if TYPE_CHECKING:
     from certserve.evaluation.preempt.picture import Point
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_GUARANTEE", "Report", "certified_table", "document", "summary", "write"]
 
-_LEVELS = 255
 NO_GUARANTEE = (
     "Right under attack is about the attacks that were tried, and says nothing of another one; certified holds against "
     "all, for the PNG as it is. Abstentions and wrong labels count as failures."
@@ -238,7 +238,7 @@ def _cells(stage: str, row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in row.items():
         if name == "squared_steps":
-            found[f"{stage}.l2"] = repr(math.sqrt(value) / _LEVELS)
+            found[f"{stage}.l2"] = repr(math.sqrt(value) / LEVELS)
         elif name not in ("idx", "label", "pixels", "attempts"):
             found[f"{stage}.{name}"] = int(value) if isinstance(value, bool) else value
     return found

@@ -28,13 +28,13 @@ from certserve.endpoints.local import LocalModel
 from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.rows import Row, Rows, whole
 from certserve.images import EncodedImage, Geometry, ImageFit, Limits
+from certserve.noise.grid import LEVELS
 from certserve.smoothing.outcomes import Certificate, Prediction
 
 __all__ = ["DEFAULT", "SEARCHES", "Stages"]
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-_LEVELS = 255
 _STEP = 0.25  # of PGD, in units of epsilon
 _SEED_BYTES = 7
 DEFAULT = "default"
@@ -172,7 +172,7 @@ class Stages:
     def _attempt(self, i: int, guess: Pixels, share: float) -> dict[str, Any]:
         found = self._pgd(i, guess, share * self._question.epsilon, f"adversary {share!r}")
         squared = _squared(found, self._pixels(i))
-        within = squared <= (Fraction(self._question.epsilon) * _LEVELS) ** 2
+        within = squared <= (Fraction(self._question.epsilon) * LEVELS) ** 2
         return {"share": share, "squared_steps": squared, "within": within, **(self._ask(found) if within else {})}
 
     def _pgd(self, i: int, pixels: Pixels, epsilon: float, what: str) -> Pixels:
