@@ -5,6 +5,7 @@ What is measured is the model that serves; gradients alone come from its weights
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from certserve.images import pixel_digest
 __all__ = ["Question", "evaluate_preempt"]
 
 _ASKING, _SEARCHING = 3, 2  # images in progress: draws share batches; passes of one image run beside another's draws
-_SECONDS = 30.0  # between two lines of progress
+_SECONDS = 30.0  # between two lines of progress, and between two reports
 _NOT_RECORDED = ("qualities", "radii", "aware", "compare_every", "ensemble")  # rows of other stages, or none
 _OTHERS = ("ten-times", "bilevel")
 
@@ -54,7 +55,7 @@ def evaluate_preempt(
     only_report: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Make the rows that are missing, and write `preempt.csv`, `.json`, `.png` and `.html` anew after every stage.
+    """Make the rows that are missing; write `preempt.csv`, `.json`, `.png` and `.html` on the way and at the end.
 
     The folder keeps every row as soon as it is made (`rows/`) and the moved images (`images/`). A run that was
     stopped goes on, with more images of the same data too; the files at the end are those of a run that was not.
@@ -75,10 +76,11 @@ def evaluate_preempt(
     defaults = bundle.defaults
     facts = Facts(question.sigma or defaults.sigma, question.n or defaults.n, question.alpha or defaults.alpha)
     report = Report(bundle, question, facts, model.get_model().execution, figures_of(rows, [], question, facts))
-    idx = data.idx.tolist()
+    idx, written = data.idx.tolist(), -math.inf
     for stage in plan:
-        if (not only_report and _make(stage, stages, rows[stage.name], idx, say)) or stage is plan[-1]:
-            report = report.with_figures(figures_of(rows, idx, question, facts))
+        made = not only_report and _make(stage, stages, rows[stage.name], idx, say)
+        if stage is plan[-1] or (made and time.monotonic() - written >= _SECONDS):
+            report, written = report.with_figures(figures_of(rows, idx, question, facts)), time.monotonic()
             write(report, rows, data, stages, folder)
     return report
 
