@@ -1,7 +1,7 @@
 """Preemptively robust training beside adversarial training: same network, images, steps and adversary.
 
-    python benchmarks/robust_training.py --data FOLDER [--images N] [--epochs E] [--seeds S] [--every K] [--runs DIR]
-                                         [--out PREFIX]
+    python benchmarks/robust_training.py --data FOLDER [--images N] [--epochs E] [--seeds S] [--every K]
+                                         [--only TRAINING] [--runs DIR] [--out PREFIX]
 
 FOLDER has MNIST's or Fashion-MNIST's files. Both trainings attack by PGD (Madry et al. 2018; Linf, EPSILON, 10 steps);
 in the second a defender has moved the images towards their labels before, by as much (Moon, An and Song 2022). No
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--only", choices=TRAININGS, help="one of the two trainings")
     parser.add_argument("--runs", type=Path, help="a folder that the trainings are kept in")
     parser.add_argument("--out", type=Path, help="PREFIX of the table")
     asked = parser.parse_args()
@@ -141,17 +142,18 @@ def main() -> None:
     test = datasets.read([asked.data], split="test")
     folder = asked.runs or Path(tempfile.mkdtemp())
     common = {"data": asked.data.name, "epsilon": EPSILON, "images": len(data), "epochs": asked.epochs, **machine()}
+    chosen = [asked.only] if asked.only else list(TRAININGS)
     rows: list[Row] = []
     for seed in range(asked.seeds):
-        for name, delta in TRAININGS.items():
+        for name in chosen:
             start = time.monotonic()
-            network = trained(data, seed, delta, asked.epochs, folder / f"{name}-{seed}")
+            network = trained(data, seed, TRAININGS[name], asked.epochs, folder / f"{name}-{seed}")
             rows.append({"training": name, "seed": seed, **judged(network, test, asked.every), **common})
             print({**rows[-1], "seconds": round(time.monotonic() - start)}, flush=True)
     columns = ("all, clean", "clean", "attacked", "moved", "moved, attacked", "ratio")
     summary = [
         f"{name}: " + "; ".join(f"{c} {spread([row[c] for row in rows if row['training'] == name])}" for c in columns)
-        for name in TRAININGS
+        for name in chosen
     ]
     write(rows, summary, asked.out)
 
