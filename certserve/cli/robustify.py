@@ -269,7 +269,16 @@ def _sentence(each: _Done) -> str:
         if each.resized_from
         else ""
     )
-    return f"written to {each.target}.{resized} Of its {size} pixels as they are: {each.result.after.statement}"
+    holds = f"Of its {size} pixels as they are: {each.result.after.statement}{_most(each.result.after)}"
+    return f"written to {each.target}.{resized} {holds}"
+
+
+def _most(after: CertifyOutcome) -> str:
+    """A sentence where the draws, not the image, limit the radius."""
+    votes = after.estimation[-1] if isinstance(after, Certificate) else None
+    if votes is None or max(votes.counts) < votes.total:
+        return ""
+    return f" All of its {votes.total:,} draws agree: only more of them (--n) can show a larger radius."
 
 
 def _document(each: _Done) -> dict[str, Any]:

@@ -57,6 +57,20 @@ def test_one_image_is_written_and_both_radii_are_shown(
     assert list(tmp_path.glob(".*")) == []
 
 
+@pytest.mark.parametrize(("brightness", "all_agree"), [(1.0, True), (0.35, False)])
+def test_what_limits_the_radius_is_said(
+    cli: Any, one_line: Any, tmp_path: Path, secret_file: Path, brightness: float, all_agree: bool
+) -> None:
+    picture().point(lambda level: int(level * brightness)).save(tmp_path / "a.png")
+    words = ("robustify", tmp_path / "a.png", "-o", tmp_path / "s.png", *ASKED, "--n", 1000)
+    (found,) = json.loads(cli(*words, "--secret-file", secret_file, "--json").stdout)
+    after = from_document(found["after"])
+    assert isinstance(after, Certificate)
+    assert (after.estimation[-1].counts[after.label] == 1000) == all_agree
+    said = one_line(cli(*words, "--secret-file", secret_file, "--force").stdout)
+    assert ("All of its 1,000 draws agree: only more of them (--n) can show" in said) == all_agree
+
+
 def test_json_has_both_certificates(cli: Any, photos: Path, tmp_path: Path) -> None:
     (found,) = json.loads(cli("robustify", photos / "a.png", "-o", tmp_path / "s.png", *ASKED, "--json").stdout)
     outcomes = {name: from_document(found[name]) for name in ("before", "after", "predicted_before", "predicted_after")}
