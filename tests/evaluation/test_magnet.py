@@ -27,7 +27,7 @@ from certserve.evaluation.magnet.lines import BITS, COLUMNS, FLOAT, Line  # noqa
 from certserve.evaluation.magnet.picture import curves  # noqa: E402
 from certserve.evaluation.magnet.report import Adaptive, Report  # noqa: E402
 
-QUESTION = Question(images=3, batch=2, linf=0.11, l2=2.0, pgd_steps=4, kappas=(0.0, 3.0), searches=5, steps=100)
+QUESTION = Question(images=3, batch=2, linf=0.11, l2=2.0, pgd_steps=4, kappas=(0.0, 3.0), searches=4, steps=80)
 FILES = ("magnet.csv", "magnet.json", "magnet.png", "magnet.html")
 
 
