@@ -9,6 +9,8 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other where networks are as small as here
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
