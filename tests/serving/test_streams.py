@@ -25,8 +25,8 @@ from certserve.v1 import certserve_pb2 as pb
 LOOKS: dict[str, Any] = {"plan": LooksPlan(), "n": 20_000}
 LONG: dict[str, Any] = {"plan": LooksPlan(), "n": 5_000_000}
 AT_ONCE = 16
-AHEAD = 16
-"""What the connection itself may hold of either direction, and a message in each hand."""
+AHEAD = 64
+"""What the connection may hold of both directions, in MiB, and a message in each hand; its windows grow under load."""
 
 
 _LISTENER = """
