@@ -18,7 +18,7 @@ from certserve.backends.architectures import Residual, ResidualNetwork, Stage, s
 from certserve.datasets import Dataset  # noqa: E402
 from certserve.training import classifier, log  # noqa: E402
 from certserve.training import run as run_module  # noqa: E402
-from certserve.training.classifier import noisy_accuracy, train  # noqa: E402
+from certserve.training.classifier import layout, noisy_accuracy, train  # noqa: E402
 from certserve.training.examples import Examples, noisy_batch, split  # noqa: E402
 from certserve.training.log import Epoch  # noqa: E402
 from certserve.training.recipe import Recipe, RecipeError  # noqa: E402
@@ -266,3 +266,29 @@ def test_accuracy_under_noise_is_the_share_of_right_answers(run: Run, recipe: Re
     found = noisy_accuracy(network, Examples.of(data, torch.device("cpu")), recipe)
     assert found == 0.75
     assert not network.training
+
+
+@pytest.mark.parametrize(
+    ("widths", "device", "expected"),
+    [
+        ((4, 6), "cpu", torch.contiguous_format),
+        ((16, 8), "cpu", torch.channels_last),
+        ((16, 15, 32), "cpu", torch.contiguous_format),
+        ((4, 6), "cuda", torch.channels_last),
+    ],
+)
+def test_channels_come_last_where_that_is_safe(
+    widths: tuple[int, ...], device: str, expected: torch.memory_format
+) -> None:
+    """A narrow shortcut laid out so on a processor fails: its gradient writes past its buffer."""
+    architecture = dataclasses.replace(NETWORK, stages=tuple(Stage(width, 1) for width in widths))
+    assert layout(architecture, torch.device(device)) is expected
+
+
+def test_the_gradient_of_narrow_shortcuts(run: Run, recipe: Recipe, tmp_path: Path) -> None:
+    """Weights that are no numbers, or a crash, in float32 with all widths from 1 to 9 fail."""
+    for width in range(1, 10):
+        stages = (Stage(width, 1), Stage(width + 2, 1))
+        narrow = dataclasses.replace(recipe, precision="float32", widths=(width, width + 2), epochs=1)
+        network = run(tmp_path / str(width), architecture=dataclasses.replace(NETWORK, stages=stages), recipe=narrow)
+        assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
