@@ -9,12 +9,13 @@ binomial law, by dynamic programming where there are several looks; nothing is s
 to be the top one.
 
     fixed         CERTIFY with n = 100,000
-    target        `certserve.smoothing.plans.Target`, a look every 128 draws
+    target        `certserve.smoothing.plans.Target`
     horvath       stages of 100, 1,000, 10,000 and 120,000 fresh draws, a bound at alpha / 4 either way after each
-    union bound   looks at 128 draws and every 1.3 times as many, the k-th at alpha / (k (k + 1)); gives up at .01
-    oracle        the sequential likelihood-ratio test that knows p, a look every 128 draws; gives up at .01
+    union bound   looks at 128 draws and every 1.3 times as many, the k-th at alpha / (k (k + 1))
+    oracle        the sequential likelihood-ratio test that knows p, at the looks of target
 
-All but Horvath's stages end at 100,000 draws. The 100 selection draws are included.
+All but Horvath's stages end at 100,000 draws, and give up at the level .05 where p is below the share of votes that
+would show the radius there (the oracle: by a test of n draws). The 100 selection draws are included.
 
 VOTES.txt lists the votes for all classes of each image (and its label, last). On those AnytimePredict is simulated,
 twice on each image from a fixed seed, with 16 selection draws and at most 10,000 more.
@@ -45,7 +46,7 @@ from certserve.smoothing.stopping import Boundaries, StoppingLaw, TargetBoundari
 
 SIGMA = 0.25
 ALPHA = 0.001
-GIVE_UP = 0.01
+GIVE_UP = 0.05
 N0 = 100
 N = 100_000
 STAGES = (100, 1_000, 10_000, 120_000)
@@ -103,16 +104,20 @@ def _count_of(radius: float) -> int:
 
 def fixed(population: Population, radius: float) -> Row:
     """CERTIFY with a fixed number of draws."""
-    null = Gaussian(SIGMA).probability(radius)
-    first = int(binom.isf(ALPHA, N, null)) + 1  # P(at least so many | null) <= alpha: the bound reaches the null
-    certified = population.mean(binom.sf(first - 1, N, population.shares))
+    least = _least_votes(ALPHA, Gaussian(SIGMA).probability(radius))
+    certified = population.mean(binom.sf(least - 1, N, population.shares))
     return Row(radius, "fixed", N0 + N, certified, 1.0 - certified, 0.0)
+
+
+def _least_votes(level: float, null: float) -> int:
+    """The fewest votes in n draws whose bound at that level reaches the null: P(so many or more | null) <= level."""
+    return int(binom.isf(level, N, null)) + 1
 
 
 def target(population: Population, radius: float) -> Row:
     """Target, averaged over all outcomes of the selection."""
     null = Gaussian(SIGMA).probability(radius)
-    tests = [TargetTest(null, null, informed_priors(k, N0 - k), ALPHA) for k in range(N0 + 1)]
+    tests = [TargetTest(null, null, informed_priors(k, N0 - k), ALPHA, N) for k in range(N0 + 1)]
     weights = binom.pmf(np.arange(N0 + 1), N0, population.shares[:, None])
     looks = Target(radius, N0, N, ALPHA).looks
     law = stopping_law([TargetBoundaries(test) for test in tests], looks, weights, population.shares, null)
@@ -121,9 +126,10 @@ def target(population: Population, radius: float) -> Row:
 
 @dataclass(frozen=True)
 class SpentBoundaries:
-    """Binomial tests of p <= null and of p >= null, at a level of their own at each look."""
+    """Binomial tests of p <= null and of p >= needed, at a level of their own at each look."""
 
     null: float
+    needed: float
     up: dict[int, float]
     down: dict[int, float]
 
@@ -133,7 +139,7 @@ class SpentBoundaries:
 
     def lower(self, looks: Counts) -> Counts:
         levels = [self.down[look] for look in looks.tolist()]
-        found = np.asarray(binom.ppf(levels, looks, self.null), dtype=np.int64)
+        found = np.asarray(binom.ppf(levels, looks, self.needed), dtype=np.int64)
         return found - 1
 
 
@@ -145,7 +151,8 @@ def union_bound(population: Population, radius: float) -> Row:
         looks.append(min(N, -(-int(1.3 * looks[-1]) // 128) * 128))
     up = {look: ALPHA / (k * (k + 1)) for k, look in enumerate(looks, 1)}
     down = {look: GIVE_UP / (k * (k + 1)) for k, look in enumerate(looks, 1)}
-    law = _law(SpentBoundaries(null, up, down), looks, population.shares, null)
+    needed = _least_votes(up[N], null) / N
+    law = _law(SpentBoundaries(null, needed, up, down), looks, population.shares, null)
     return _row(population, radius, "union bound", law)
 
 
@@ -168,9 +175,10 @@ def horvath(population: Population, radius: float) -> Row:
 
 @dataclass(frozen=True)
 class KnownBoundaries:
-    """The likelihood-ratio test of the null against the one share that is true."""
+    """The likelihood-ratio tests of p <= null and of p >= needed against the one share that is true."""
 
     null: float
+    needed: float
     share: float
 
     def upper(self, looks: Counts) -> Counts:
@@ -179,26 +187,27 @@ class KnownBoundaries:
             return never
         if self.share == 1.0:
             return np.where(-looks * np.log(self.null) >= -np.log(ALPHA), looks, never)
-        return np.minimum(np.ceil(self._count(ALPHA, looks)), never).astype(np.int64)
+        return np.minimum(np.ceil(self._count(self.null, ALPHA, looks)), never).astype(np.int64)
 
     def lower(self, looks: Counts) -> Counts:
-        if self.share >= self.null:
+        if self.share >= self.needed:
             return np.full_like(looks, -1)
-        return np.maximum(np.floor(self._count(GIVE_UP, looks)), -1.0).astype(np.int64)
+        return np.maximum(np.floor(self._count(self.needed, GIVE_UP, looks)), -1.0).astype(np.int64)
 
-    def _count(self, level: float, looks: Counts) -> Reals:
-        """The number of successes at which the likelihood ratio is 1 / level."""
-        miss = float(np.log((1.0 - self.share) / (1.0 - self.null)))
-        slope = float(np.log(self.share / self.null)) - miss
+    def _count(self, null: float, level: float, looks: Counts) -> Reals:
+        """The number of successes at which the ratio of the true likelihood to that of `null` is 1 / level."""
+        miss = float(np.log((1.0 - self.share) / (1.0 - null)))
+        slope = float(np.log(self.share / null)) - miss
         return np.asarray((-np.log(level) - looks * miss) / slope, dtype=np.float64)
 
 
 def oracle(population: Population, radius: float) -> Row:
     """The best that any test could do: it knows the truth, and shows it."""
     null = Gaussian(SIGMA).probability(radius)
-    looks = Target(radius, N0, N, ALPHA).looks
+    looks, needed = Target(radius, N0, N, ALPHA).looks, _least_votes(ALPHA, null) / N
     laws = [
-        _law(KnownBoundaries(null, p), looks, np.array([p]), min(p, 1.0 - 1e-9)) for p in population.shares.tolist()
+        _law(KnownBoundaries(null, needed, p), looks, np.array([p]), min(p, 1.0 - 1e-9))
+        for p in population.shares.tolist()
     ]
     return _row(population, radius, "oracle", StoppingLaw(*map(np.concatenate, zip(*laws, strict=True))))
 

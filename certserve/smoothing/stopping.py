@@ -81,6 +81,8 @@ class TargetBoundaries(NamedTuple):
         if not self.gives_up:
             return np.full_like(looks, -1)
         process, level = self.test.futility, self.test.futility_level
+        if process is None:
+            return looks.copy()
         least = np.floor(process.null * looks).astype(np.int64)
         return looks - smallest_counts(lambda f, t: process.log_value(f, t - f) >= level, looks, least)
 

@@ -53,10 +53,10 @@ class TestTarget:
     @pytest.mark.parametrize("n0", [10, 100, 1_000, LARGEST_N0])
     def test_at_the_boundary(self, null: float, n0: int) -> None:
         """More than alpha at p = p0 within 20,000 draws, after any selection, underflow included, fails."""
-        looks = EveryLook(128, 20_000)
+        looks = EveryLook(64, 20_000)
         rates = []
         for k0 in selections(null, n0):
-            test = TargetTest(null, null, informed_priors(k0, n0 - k0), 0.001)
+            test = TargetTest(null, null, informed_priors(k0, n0 - k0), 0.001, looks[-1])
             rates.append(claimed(TargetBoundaries(test, gives_up=False), looks, null))
         assert max(rates) <= 0.001 - ROUNDING
         assert max(rates) >= 0.0002  # and the level is spent
@@ -68,7 +68,7 @@ class TestTarget:
         for k0 in range(101):
             weight = float(binom.pmf(k0, 100, null))
             if weight > 1e-7:
-                test = TargetTest(null, null, informed_priors(k0, 100 - k0), 0.001)
+                test = TargetTest(null, null, informed_priors(k0, 100 - k0), 0.001, 20_000)
                 rate += weight * claimed(TargetBoundaries(test, gives_up=False), EveryLook(128, 20_000), null)
         assert rate == pytest.approx(published, abs=0.1e-4)
 
@@ -76,34 +76,70 @@ class TestTarget:
     @pytest.mark.parametrize("alpha", [0.05, 1e-6])
     def test_below_the_boundary(self, null: float, alpha: float) -> None:
         """An error at some p below p0 that exceeds alpha fails; so does one that grows as p falls."""
-        test = TargetTest(null, null, informed_priors(int(100 * null), 100 - int(100 * null)), alpha)
+        test = TargetTest(null, null, informed_priors(int(100 * null), 100 - int(100 * null)), alpha, 6_400)
         boundaries = TargetBoundaries(test, gives_up=False)
         shares = [null, null - 1e-4, null - 1e-3, null - 0.01, 0.9 * null]
-        rates = [claimed(boundaries, EveryLook(128, 6_400), p) for p in shares]
+        rates = [claimed(boundaries, EveryLook(64, 6_400), p) for p in shares]
         assert rates[0] <= alpha
         assert all(a >= b - 1e-10 for a, b in pairwise(rates))
 
     def test_the_decider_stops_where_the_dynamic_programme_does(self, question: Question) -> None:
         """A certificate at other votes than the boundaries say, over all votes at two looks, fails."""
-        plan = Target(0.25, 10, 256, 0.05)
+        plan = Target(0.25, 10, 128, 0.05)
         case, selection = question(), Votes((9, 1, 0))
         test = target_tests(plan.begin(case)._case, selection)[0]
         law = stopping_law(
             [TargetBoundaries(test)], plan.looks, np.ones((1, 1)), np.array([test.process.null]), test.process.null
         )
-        pmf = binom.pmf(np.arange(129), 128, test.process.null)
+        pmf = binom.pmf(np.arange(65), 64, test.process.null)
         rate = 0.0
-        for first in range(60, 129):
+        for first in range(30, 65):
             decider = plan.begin(case)
-            outcome = decider.look(selection, Votes((first, 128 - first, 0)))
+            outcome = decider.look(selection, Votes((first, 64 - first, 0)))
             if isinstance(outcome, Certificate):
                 rate += pmf[first]
-            for second in range(129) if outcome is None else ():
+            for second in range(65) if outcome is None else ():
                 again = plan.begin(case)
-                again.look(selection, Votes((first, 128 - first, 0)))
-                last = again.look(selection, Votes((first + second, 256 - first - second, 0)))
+                again.look(selection, Votes((first, 64 - first, 0)))
+                last = again.look(selection, Votes((first + second, 128 - first - second, 0)))
                 rate += pmf[first] * pmf[second] * isinstance(last, Certificate)
         assert rate == pytest.approx(float(law.claimed[0]), abs=1e-9)
+
+
+class TestGivingUp:
+    """An image that n draws would show is rarely given up before."""
+
+    @pytest.mark.parametrize("null", NULLS)
+    @pytest.mark.parametrize("n", [6_400, 20_000])
+    def test_at_the_share_that_n_draws_need(self, null: float, n: int) -> None:
+        """More than .05 given up at the share of votes that would show the radius at n, after any selection, fails."""
+        looks = EveryLook(64, n)
+        rates = []
+        for k0 in selections(null, 100):
+            test = TargetTest(null, null, informed_priors(k0, 100 - k0), 0.001, n)
+            if test.needed <= n:
+                share = np.array([test.needed / n]).clip(max=1.0 - 1e-9)
+                law = stopping_law([TargetBoundaries(test)], looks, np.ones((1, 1)), share, float(share[0]))
+                rates.append(float(law.given_up[0]))
+        assert max(rates) <= 0.05
+        assert max(rates) >= 0.001 or null == NULLS[-1]  # and the level is spent; near 1 a failure is too rare
+
+    @pytest.mark.parametrize("null", NULLS)
+    @pytest.mark.parametrize("n", [10, 1_000, 20_000, 10_000_000])
+    def test_the_share_that_n_draws_need(self, null: float, n: int) -> None:
+        """Fewer successes than cross at n, or more than the fewest, fail; n + 1 stands for none."""
+        for k0 in selections(null, 100):
+            test = TargetTest(null, null, informed_priors(k0, 100 - k0), 0.001, n)
+            assert test.needed == n + 1 or test.crossed(test.needed, n - test.needed)
+            assert not test.crossed(test.needed - 1, n + 1 - test.needed)
+
+    def test_where_no_votes_would_do(self) -> None:
+        """A radius that not even n successes show, drawn for all the same, fails."""
+        test = TargetTest(0.9, 0.9, informed_priors(0, 100), 0.001, 66)
+        assert test.needed == 67
+        assert test.hopeless(64, 0)
+        looks = np.array([64, 66])
+        assert TargetBoundaries(test).lower(looks).tolist() == [64, 66]
 
 
 class TestGrow:
@@ -117,7 +153,7 @@ class TestGrow:
 
     def test_the_joint_error_over_25_radii(self, grid: tuple[TargetTest, ...]) -> None:
         """More than alpha for any of the false ones, where p is just below what one of the 25 radii needs, fails."""
-        looks = np.arange(128, 6_401, 128)
+        looks = np.arange(64, 6_401, 64)
         bounds = np.stack([TargetBoundaries(test).upper(looks) for test in grid])
         rates = [false_growth(bounds, looks, j, test.process.null) for j, test in enumerate(grid)]
         assert len(rates) == 25
@@ -210,7 +246,7 @@ class TestClopperPearsonAtAStoppedN:
 
     def test_evaluated_where_the_e_process_stops(self) -> None:
         """It must be false more than four times as often as alpha at some p: else this plan could have offered it."""
-        test = TargetTest(0.84, 0.84, informed_priors(86, 14), 0.001)
+        test = TargetTest(0.84, 0.84, informed_priors(86, 14), 0.001, 20_000)
         looks = np.arange(128, 20_001, 128)
         upper, lower = TargetBoundaries(test).upper(looks), TargetBoundaries(test).lower(looks)
         rates = [false_at_stop(upper, lower, looks, p) for p in np.arange(0.841, 0.86, 0.002)]
@@ -269,7 +305,7 @@ class TestStoppingLaw:
 
     def test_a_mixture_is_the_mean_of_its_parts(self) -> None:
         """Weights that are mixed up between alternatives, or between shares, fail."""
-        tests = [TargetTest(0.84, 0.84, informed_priors(k, 10 - k), 0.001) for k in (5, 8, 10)]
+        tests = [TargetTest(0.84, 0.84, informed_priors(k, 10 - k), 0.001, 2_000) for k in (5, 8, 10)]
         boundaries = [TargetBoundaries(test) for test in tests]
         shares, weights = np.array([0.8, 0.9]), np.array([[0.5, 0.3, 0.2], [0.0, 0.25, 0.75]])
         looks = EveryLook(128, 2_000)

@@ -104,7 +104,7 @@ def _law(plan: Target, null: float, truths: Reals, gives_up: bool, report: Repor
     for start in range(0, len(likely), _AT_ONCE):
         report(start / len(likely), 1.0)
         votes = likely[start : start + _AT_ONCE]
-        tests = [TargetTest(null, null, informed_priors(k, plan.n0 - k), plan.alpha) for k in votes.tolist()]
+        tests = [TargetTest(null, null, informed_priors(k, plan.n0 - k), plan.alpha, plan.n) for k in votes.tolist()]
         boundaries = [TargetBoundaries(test, gives_up) for test in tests]
         law = stopping_law(boundaries, plan.looks, weights[:, votes], truths, null)
         claimed, given_up, draws = claimed + law.claimed, given_up + law.given_up, draws + law.mean_draws

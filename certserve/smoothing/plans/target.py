@@ -7,6 +7,7 @@ far more often than alpha, so none is: what is certified is the radius that was 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -22,16 +23,18 @@ __all__ = ["LARGEST_N0", "Target", "TargetDecider", "TargetTest", "target_tests"
 LARGEST_N0 = 10_000
 """A prior from more selection draws could have so little mass above the null that nothing finite is left of it."""
 
-_EVERY = 128
-_FUTILITY_LEVEL = crossing_level(0.01)  # giving up costs power, never soundness
+_EVERY = 64
+_FUTILITY_LEVEL = crossing_level(0.05)  # giving up costs power, never soundness
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Certify the radius `radius` as soon as it is shown; give up as soon as it is plainly not there.
+    """Certify the radius `radius` as soon as it is shown; give up as soon as n draws could hardly show it.
 
     The label leads the selection votes, and the null is that its probability is at most what the radius needs,
-    d * eps included. The votes are looked at every 128 estimation draws, and at n.
+    d * eps included. The votes are looked at every 64 estimation draws, and at n. It gives up once they are evidence,
+    at a level of .05, that the label's probability is below the share of votes that would show the radius at n: an
+    image whose probability is that or more is given up with probability at most .05.
 
     Args:
         radius: the target, in input units, > 0.
@@ -83,15 +86,16 @@ class TargetTest:
 
     Args:
         p_lower: the probability that the radius needs, rounded up. null: d * eps more, rounded up; in (0, 1).
-        priors: for the probability that is tested.
+        priors: for the probability that is tested. n: the last look.
     """
 
-    def __init__(self, p_lower: float, null: float, priors: tuple[Prior, ...], alpha: float) -> None:
+    def __init__(self, p_lower: float, null: float, priors: tuple[Prior, ...], alpha: float, n: int) -> None:
         self.p_lower = p_lower
         self.level = crossing_level(alpha)
         self.futility_level = _FUTILITY_LEVEL
         self._null = null
         self._priors = priors
+        self._n = n
 
     @cached_property
     def process(self) -> EProcess:
@@ -99,17 +103,24 @@ class TargetTest:
         return EProcess(self._null, self._priors)
 
     @cached_property
-    def futility(self) -> EProcess:
-        """Evidence that it is less, of failures and successes."""
-        return EProcess(1.0 - self._null, [Prior(prior.b, prior.a) for prior in self._priors])
+    def needed(self) -> int:
+        """The fewest successes that cross at n; n + 1 where none do."""
+        return bisect_left(range(self._n + 1), True, key=lambda s: self.crossed(s, self._n - s))
+
+    @cached_property
+    def futility(self) -> EProcess | None:
+        """Evidence, of failures and successes, that the probability is below what n draws need; None: they never do."""
+        if self.needed > self._n:
+            return None
+        return EProcess((self._n - self.needed + 1) / self._n, [Prior(prior.b, prior.a) for prior in self._priors])
 
     def crossed(self, successes: int, failures: int) -> bool:
         """Whether the radius is shown."""
         return self.process.reaches(self.level, successes, failures)
 
     def hopeless(self, successes: int, failures: int) -> bool:
-        """Whether the radius is plainly not there."""
-        return self.futility.reaches(self.futility_level, failures, successes)
+        """Whether n draws could hardly show the radius."""
+        return self.futility is None or self.futility.reaches(self.futility_level, failures, successes)
 
 
 def target_tests(case: Case, selection: Votes) -> tuple[TargetTest, ...]:
@@ -126,7 +137,7 @@ def target_tests(case: Case, selection: Votes) -> tuple[TargetTest, ...]:
         null = math.nextafter(p_lower + setting.arithmetic_error, math.inf)
         if null >= 1.0:
             break
-        tests.append(TargetTest(p_lower, null, priors, setting.alpha))
+        tests.append(TargetTest(p_lower, null, priors, setting.alpha, setting.n))
     return tuple(tests)
 
 
