@@ -17,7 +17,8 @@ __all__ = ["multiplications", "products_per_second"]
 
 _SIDE = 2048
 _SECONDS = 1.5
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32", "int8-7bit": "f32"}
+_LARGEST = {"int8": 127, "int8-7bit": 64}  # of the weights
 
 
 def multiplications(path: Path, shape: tuple[int, int, int]) -> int:
@@ -45,7 +46,7 @@ def products_per_second(precision: str) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "product.onnx"
-        onnx.save(_product(quantised=precision == "int8"), path)
+        onnx.save(_product(_LARGEST.get(precision)), path)
         options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": 1}
         request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
     rows = np.random.default_rng(0).standard_normal((_SIDE, _SIDE), dtype=np.float32)
@@ -57,14 +58,14 @@ def products_per_second(precision: str) -> float:
     return float(_SIDE**3 / best)
 
 
-def _product(*, quantised: bool) -> onnx.ModelProto:
-    """x W, with x and W quantised to bytes or not; the sums over each row of the product, so that little is written."""
+def _product(largest: int | None) -> onnx.ModelProto:
+    """x W, quantised to bytes where a largest weight is given; of each row the largest, so that little is written."""
     weights = np.random.default_rng(1).standard_normal((_SIDE, _SIDE), dtype=np.float32)
     nodes, values = [], [numpy_helper.from_array(weights, "w")]
     left, right = "x", "w"
-    if quantised:
+    if largest is not None:
         values = [
-            numpy_helper.from_array(np.clip(np.rint(weights * 30), -127, 127).astype(np.int8), "w8"),
+            numpy_helper.from_array(np.clip(np.rint(weights * largest / 4), -largest, largest).astype(np.int8), "w8"),
             numpy_helper.from_array(np.array(0.03, np.float32), "scale"),
             numpy_helper.from_array(np.array(0, np.int8), "zero"),
         ]

@@ -22,14 +22,21 @@ def test_they_are_small() -> None:
 def test_each_says_what_it_is_and_where_it_came_from(name: str) -> None:
     found = bundle.read(zoo.path_of(name))
     assert found.name == name
-    assert {"recipe", "training_images", "held_out_images", "int8", "torch", "processor"} <= set(found.provenance)
+    assert {"recipe", "training_images", "held_out_images", "int8", "int8-7bit", "torch", "processor"} <= set(
+        found.provenance
+    )
     assert {path.name for path in zoo.path_of(name).iterdir()} == {*found.digests, "model.toml"}
 
 
 @pytest.mark.parametrize("name", zoo.packaged())
-def test_each_runs_in_int8_bfloat16_and_float32(name: str) -> None:
+def test_each_runs_in_every_precision(name: str) -> None:
     found = bundle.read(zoo.path_of(name))
-    assert {e.precision for e in found.executions if e.runtime == "openvino"} == {"int8", "bfloat16", "float32"}
+    assert {e.precision for e in found.executions if e.runtime == "openvino"} == {
+        "int8",
+        "int8-7bit",
+        "bfloat16",
+        "float32",
+    }
     assert {e.precision for e in found.executions if e.runtime == "torch"} == {"bfloat16", "float32"}
     first = ranked(found)[0]
     assert first.runtime != "torch"
@@ -43,7 +50,7 @@ def test_its_executions_agree(name: str) -> None:
 
     found = bundle.read(zoo.path_of(name))
     able = ranked(found)
-    assert {"int8", "float32", "bfloat16", "onnxruntime-float32"} <= {execution.name for execution in able}
+    assert {"int8", "int8-7bit", "float32", "bfloat16", "onnxruntime-float32"} <= {execution.name for execution in able}
     labels = [probe_labels(backends.load(found, e).backend, 128, found.sigmas[0], 64) for e in able]
     for other in labels[1:]:
         assert sum(a == b for a, b in zip(labels[0], other, strict=True)) >= 0.9 * 128

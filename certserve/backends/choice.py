@@ -1,7 +1,8 @@
 """Which execution of a bundle serves: a fixed rule, never a stopwatch that a noisy neighbour can tip.
 
     on a CUDA device:  torch, bfloat16 before float32; else ONNX Runtime's CUDA provider
-    on a CPU:          int8, where the processor multiplies bytes; else bfloat16, where it does; else float32;
+    on a CPU:          int8, where the processor multiplies bytes; else int8-7bit, whose weights have 7 bits, where it
+                       has AVX2; else bfloat16, where it multiplies those; else float32;
                        by OpenVINO, else by ONNX Runtime, else by torch
 
 Whatever the machine has no instructions for comes last; whatever is not installed, not at all.
@@ -13,7 +14,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from certserve.backends.processor import multiplies_bfloat16, multiplies_int8
+from certserve.backends.processor import multiplies_bfloat16, multiplies_int8, multiplies_narrow_int8
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError
 
@@ -29,7 +30,7 @@ _NEEDS = {
     "torch-export": ("torch", "torch"),
 }
 _NVIDIA = Path("/proc/driver/nvidia/version")
-_PRECISIONS = ("int8", "bfloat16", "float32", "float64")
+_PRECISIONS = ("int8", "int8-7bit", "bfloat16", "float32", "float64")
 
 
 def ranked(bundle: Bundle) -> list[Execution]:
@@ -66,7 +67,8 @@ def how_to_install(executions: Sequence[Execution]) -> str:
 
 def _rank(execution: Execution, by_torch: bool) -> tuple[int, bool, int, int]:
     runtimes, precision = list(_NEEDS), execution.precision
-    native = {"int8": multiplies_int8, "bfloat16": multiplies_bfloat16}.get(precision, lambda: True)
+    needs = {"int8": multiplies_int8, "int8-7bit": multiplies_narrow_int8, "bfloat16": multiplies_bfloat16}
+    native = needs.get(precision, lambda: True)
     device = {"torch": 0 if by_torch else 2, "onnx-cuda": 1}.get(execution.runtime, 2)
     order = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
     runtime = runtimes.index(execution.runtime) if execution.runtime in runtimes else len(runtimes)

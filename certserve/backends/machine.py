@@ -12,6 +12,7 @@ from certserve.backends.processor import (
     instruction_set,
     multiplies_bfloat16,
     multiplies_int8,
+    multiplies_narrow_int8,
     processor_name,
 )
 
@@ -22,7 +23,8 @@ _ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onn
 
 def hardware() -> dict[str, str]:
     """The processor and what it multiplies fast, the GPU's driver, the system."""
-    fast = [name for name, has in (("int8", multiplies_int8()), ("bfloat16", multiplies_bfloat16())) if has]
+    able = (("int8", multiplies_int8), ("int8-7bit", multiplies_narrow_int8), ("bfloat16", multiplies_bfloat16))
+    fast = [name for name, has in able if has()]
     driver = Path("/proc/driver/nvidia/version")
     return {
         "processor": processor_name(),

@@ -25,7 +25,7 @@ from certserve.errors import BundleError, ModelRefused
 
 __all__ = ["OpenVinoBackend", "OpenVinoNetwork"]
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not quantised
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32", "int8-7bit": "f32"}  # of what is not quantised
 
 
 class OpenVinoNetwork:
@@ -34,7 +34,7 @@ class OpenVinoNetwork:
     It is compiled anew for each number of rows, the first time that so many come.
 
     Args:
-        path: the file. precision: "float32", "bfloat16", or "int8" for a file that is quantised.
+        path: the file. precision: "float32", "bfloat16", or "int8" or "int8-7bit" for a file that is quantised.
         shape: (channels, height, width) of its input.
         parallel, threads: how many batches run at once, and on how many threads each; default: all cores, see
             `certserve.backends.processor.cores_each`.

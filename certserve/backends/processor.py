@@ -7,7 +7,15 @@ import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cores", "cores_each", "instruction_set", "multiplies_bfloat16", "multiplies_int8", "processor_name"]
+__all__ = [
+    "cores",
+    "cores_each",
+    "instruction_set",
+    "multiplies_bfloat16",
+    "multiplies_int8",
+    "multiplies_narrow_int8",
+    "processor_name",
+]
 
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimddp", "i8mm", "bf16")
 
@@ -48,6 +56,14 @@ def multiplies_bfloat16() -> bool:
 def multiplies_int8() -> bool:
     """Whether the processor has instructions for sums of products of bytes: without them int8 may saturate."""
     return bool({"avx512_vnni", "avx_vnni", "amx_tile", "asimddp", "i8mm"} & set(instruction_set().split("+")))
+
+
+def multiplies_narrow_int8() -> bool:
+    """Whether sums of products of bytes are fast where one of the factors has 7 bits.
+
+    AVX2 adds products of bytes two at a time, in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 saturates.
+    """
+    return multiplies_int8() or "avx2" in instruction_set().split("+")
 
 
 def processor_name() -> str:

@@ -44,8 +44,8 @@ class Execution:
 
 def onnx_executions(file: str, precision: str) -> tuple[Execution, ...]:
     """The ways of running an ONNX file, whose weights are of the given precision."""
-    by_openvino = {"float32": ("float32", "bfloat16"), "int8": ("int8",)}.get(precision, ())
-    openvino = (Execution(name, file, "openvino", name) for name in by_openvino)
+    by_openvino = {"float32": ("float32", "bfloat16"), "int8": ("int8",), "int8-7bit": ("int8-7bit",)}
+    openvino = (Execution(name, file, "openvino", name) for name in by_openvino.get(precision, ()))
     return (
         *openvino,
         Execution(f"onnxruntime-{precision}", file, "onnx", precision),

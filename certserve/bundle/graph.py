@@ -21,6 +21,8 @@ _OLDEST_OPSET = 7  # since then Sub and Div broadcast as numpy does
 _SEPARATE_INITIALISERS = 4  # the IR version since which initialisers need not be inputs too
 _FLOAT = 1  # TensorProto.FLOAT
 _FLOAT16 = 10  # TensorProto.FLOAT16
+_BYTES = (2, 3)  # TensorProto.UINT8 and .INT8
+_SEVEN_BITS = range(-64, 65)
 _REFUSED = (
     "has {found}; a classifier has one float32 input [batch, channels, height, width] and logits [batch, classes]"
 )
@@ -122,10 +124,19 @@ def bake(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def precision(model: Any) -> str:
-    """In what most of the graph computes: "int8" where it is quantised, "float16" where weights are, else "float32"."""
+    """In what most of the graph computes.
+
+    Where it is quantised "int8", or "int8-7bit" if all weights lie in -64..64; else "float16" where weights are, else
+    "float32".
+    """
+    tensors = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer]
     if any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _nodes(model.graph)):
-        return "int8"
-    if any(tensor.data_type == _FLOAT16 for graph in _graphs(model.graph) for tensor in graph.initializer):
+        weights = [_onnx().numpy_helper.to_array(t) for t in tensors if t.data_type in _BYTES and len(t.dims) > 1]
+        narrow = all(
+            weight.min(initial=0) in _SEVEN_BITS and weight.max(initial=0) in _SEVEN_BITS for weight in weights
+        )
+        return "int8-7bit" if weights and narrow else "int8"
+    if any(tensor.data_type == _FLOAT16 for tensor in tensors):
         return "float16"
     return "float32"
 

@@ -1,4 +1,4 @@
-"""`certserve quantize`: the int8 execution of a bundle."""
+"""`certserve quantize`: the int8 executions of a bundle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _PATH = click.Path(exists=True, path_type=Path)
 @json_option
 @fails_in_one_sentence
 def quantize(bundle: Path, paths: tuple[Path, ...], split: str, as_json: bool) -> None:
-    """Give a bundle an int8 execution, which then serves where the processor multiplies bytes.
+    """Give a bundle its int8 executions: int8, which serves where the processor multiplies bytes, and int8-7bit.
 
-    Quantisation is static, per channel, calibrated on noisy copies of up to 640 images. The int8 classifier is
-    compared with the float one on the same noisy copies of others, and refused if it certifies over 3 points less.
+    The weights of int8-7bit have 7 bits, so that it serves where there is only AVX2 as well; on such a machine it is
+    the only one that can be made. Quantisation is static, per channel, calibrated on noisy copies of up to 640 images.
+    An int8 classifier is compared with the float one on the same noisy copies of others, and refused if it certifies
+    over 3 points less.
     Give images that the model was not trained on, or some of those it was: labels are needed for the comparison.
 
     \b
@@ -38,9 +40,11 @@ def quantize(bundle: Path, paths: tuple[Path, ...], split: str, as_json: bool) -
     geometry = Geometry(*found.shape, found.colour, found.resize)
     data = datasets.read(paths, split=split, geometry=geometry, classes=found.labels)
     with progress_bar(f"quantising {found.name}"):
-        add_int8(bundle, data)
-    said = bundles.read(bundle).provenance["int8"]
+        made = add_int8(bundle, data)
+    provenance = bundles.read(bundle).provenance
+    said = {name: provenance[name] for name in made}
     if as_json:
-        print_json({"path": str(bundle), "int8": said})
+        print_json({"path": str(bundle), **said})
         return
-    stdout().print(f"{bundle} has an int8 execution: {said}.", highlight=False, markup=False)
+    for name, words in said.items():
+        stdout().print(f"{bundle} has the execution {name}: {words}.", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""The int8 execution of a classifier: static, per channel, calibrated on noisy images, and compared with the float one.
+"""The int8 executions of a classifier: static, per channel, calibrated on noisy images, compared with the float one.
 
 Quantising changes f, not the soundness of its certificates: they are then about the int8 classifier. What it may
 cost is certified accuracy: an execution that loses more than 3 points of it, or gives another label to more than 5 %
@@ -21,7 +21,7 @@ from certserve.backends.checks import check_rows
 from certserve.backends.onnx import OnnxBackend
 from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.probes import probe_labels
-from certserve.backends.processor import cores
+from certserve.backends.processor import cores, multiplies_int8, multiplies_narrow_int8
 from certserve.bundle import Bundle, Execution
 from certserve.datasets import Dataset
 from certserve.noise.arithmetic import Arithmetic
@@ -68,12 +68,18 @@ class Comparison:
         return self.agreement >= _SMALLEST_AGREEMENT and max(losses) <= max(_LARGEST_LOSS, 1.5 / self.images)
 
 
-def add_int8(path: Path, data: Dataset) -> Comparison:
-    """Give a bundle an int8 execution, in place, calibrated on some images of the data and compared on others.
+def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
+    """Give a bundle its int8 executions, in place, calibrated on some images of the data and compared on others.
+
+    Those are the ones that this processor can be trusted with: `int8` where it multiplies bytes, and `int8-7bit`,
+    whose weights have 7 bits, where it has AVX2.
+
+    Returns:
+        How each compares with the float one, by its name.
 
     Raises:
-        RecipeError: the bundle has no float32 ONNX file, the data are too few, or the int8 classifier is not as good
-            as the float one.
+        RecipeError: the bundle has no float32 ONNX file, the data are too few, or an int8 classifier is not as good
+            as the float one; then none is added.
         DatasetError: the data do not fit the bundle. BackendFailed: the quantiser cannot do it.
         BundleError, ModelRefused: as `certserve.bundle.read` and `extend`, and as `certserve.backends.load`.
     """
@@ -82,30 +88,51 @@ def add_int8(path: Path, data: Dataset) -> Comparison:
     source = _float_file(found)
     if len(data) < _FEWEST:
         raise RecipeError(f"quantising needs {_FEWEST} images at least, to calibrate and to compare, not {len(data)}")
-    sigma = max(found.sigmas)
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(data))  # the data may be in the classes' order
     count = min(_CALIBRATION_IMAGES, len(data) // 2)
-    contents = quantise(source, data.images[order[:count]], sigma)
+    others = data.where(np.isin(np.arange(len(data)), order[count : count + _COMPARED_IMAGES]))
+    made = [_quantised(found, source, name, data.images[order[:count]], others) for name in _precisions()]
+    files = {execution.file: contents for execution, contents, _ in made}
+    comparisons = {execution.name: comparison for execution, _, comparison in made}
+    said = {name: _in_words(comparison, name) for name, comparison in comparisons.items()}
+    bundles.extend(path, files, [execution for execution, _, _ in made], said)
+    return comparisons
+
+
+def _precisions() -> list[str]:
+    """Those that can be compared here; one at least, which the comparison refuses where it is no good."""
+    trusted = {"int8": multiplies_int8(), "int8-7bit": multiplies_narrow_int8()}
+    return [name for name, can in trusted.items() if can] or ["int8"]
+
+
+def _quantised(
+    found: Bundle, source: Path, name: str, calibration: npt.NDArray[np.uint8], others: Dataset
+) -> tuple[Execution, bytes, Comparison]:
+    """The execution of that name and precision, its file, and how it compares with the float one."""
+    sigma = max(found.sigmas)
+    contents = quantise(source, calibration, sigma, narrow=name == "int8-7bit")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.int8.onnx"
+        file = Path(folder) / f"model.{name}.onnx"
         file.write_bytes(contents)
-        int8 = OpenVinoBackend(file, "int8", found.shape, parallel=1, threads=cores())
-        others = data.where(np.isin(np.arange(len(data)), order[count : count + _COMPARED_IMAGES]))
+        int8 = OpenVinoBackend(file, name, found.shape, parallel=1, threads=cores())
         float32 = OnnxBackend(source, "float32", parallel=1, threads=cores())
         comparison = compare(float32, int8, others, sigma)
         if not comparison.acceptable:
-            raise RecipeError(f"{path}: the int8 classifier is not as good as the float one: {_in_words(comparison)}")
+            words = _in_words(comparison, name)
+            raise RecipeError(f"{found.path}: the {name} classifier is not as good as the float one: {words}")
         shapes = check_rows(int8, sigma).shapes
-        probes = min(_PROBES, max(16, _PROBE_BYTES // (4 * data.images[0].size)))
+        probes = min(_PROBES, max(16, _PROBE_BYTES // (4 * calibration[0].size)))
         labels = probe_labels(int8, probes, sigma, shapes[-1])
-    execution = Execution("int8", "model.int8.onnx", "openvino", "int8", labels)
-    bundles.extend(path, {"model.int8.onnx": contents}, [execution], {"int8": _in_words(comparison)})
-    return comparison
+    return Execution(name, file.name, "openvino", name, labels), contents, comparison
 
 
-def quantise(model: Path, images: npt.NDArray[np.uint8], sigma: float) -> bytes:
-    """An int8 ONNX file of a float32 one, calibrated on a noisy copy of each of uint8 (count, c, h, w)."""
-    return quantiser.quantise(model, _noisy(images, sigma))
+def quantise(model: Path, images: npt.NDArray[np.uint8], sigma: float, *, narrow: bool = False) -> bytes:
+    """An int8 ONNX file of a float32 one, calibrated on a noisy copy of each of uint8 (count, c, h, w).
+
+    Args:
+        narrow: weights of 7 bits instead of 8.
+    """
+    return quantiser.quantise(model, _noisy(images, sigma), narrow=narrow)
 
 
 def compare(exact: Backend, quantised: Backend, data: Dataset, sigma: float) -> Comparison:
@@ -141,11 +168,11 @@ def _float_file(found: Bundle) -> Path:
     raise RecipeError(f"{found.path} has no float32 ONNX file, which quantising starts from")
 
 
-def _in_words(comparison: Comparison) -> str:
+def _in_words(comparison: Comparison, name: str) -> str:
     pairs = zip(comparison.radii, comparison.exact, comparison.quantised, strict=True)
     accuracies = ", ".join(f"{a:.3f} and {b:.3f} at {r:g}" for r, a, b in pairs)
     return (
-        f"{comparison.agreement:.1%} of the draws get the same label; certified accuracy of float32 and int8 "
+        f"{comparison.agreement:.1%} of the draws get the same label; certified accuracy of float32 and {name} "
         f"(n = {_DRAWS}, alpha = {_ALPHA:g}) {accuracies}"
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from certserve.backends import choice
+from certserve.backends import choice, processor
 from certserve.backends.choice import ranked
 from certserve.bundle import Bundle, Defaults, Execution
 from certserve.errors import BundleError
@@ -22,6 +22,7 @@ EXECUTIONS = (
     Execution("float32", "m", "openvino", "float32"),
     Execution("bfloat16", "m", "openvino", "bfloat16"),
     Execution("int8", "q", "openvino", "int8"),
+    Execution("int8-7bit", "r", "openvino", "int8-7bit"),
 )
 BUNDLE = Bundle(
     path=Path("bundle"),
@@ -35,7 +36,7 @@ BUNDLE = Bundle(
     sigmas=(0.25,),
     defaults=Defaults(0.25),
     executions=EXECUTIONS,
-    digests={"w": "0" * 64, "m": "1" * 64, "q": "2" * 64},
+    digests={"w": "0" * 64, "m": "1" * 64, "q": "2" * 64, "r": "3" * 64},
     provenance={},
 )
 Machine = Callable[..., None]
@@ -46,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Sets what the machine has."""
     original = importlib.util.find_spec
 
-    def has(*, int8: bool, bfloat16: bool, cuda: bool = False, absent: tuple[str, ...] = ()) -> None:
+    def have(instructions: str, *, cuda: bool = False, absent: tuple[str, ...] = ()) -> None:
         def find(name: str, package: str | None = None) -> Any:
             return (
                 None
@@ -54,46 +55,50 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
                 else original("numpy" if name in {"openvino", "onnxruntime", "torch"} else name, package)
             )
 
-        monkeypatch.setattr(choice, "multiplies_int8", lambda: int8)
-        monkeypatch.setattr(choice, "multiplies_bfloat16", lambda: bfloat16)
+        monkeypatch.setattr(processor, "instruction_set", lambda: f"x86_64+{instructions}")
         monkeypatch.setattr(choice, "_has_cuda", lambda: cuda)
         monkeypatch.setattr(importlib.util, "find_spec", find)
 
-    return has
+    return have
 
 
 @pytest.mark.parametrize(
-    ("int8", "bfloat16", "cuda", "expected"),
+    ("instructions", "cuda", "expected"),
     [
-        (True, True, False, "int8"),
-        (True, False, False, "int8"),
-        (False, True, False, "bfloat16"),
-        (False, False, False, "float32"),
-        (True, True, True, "torch-bfloat16"),
-        (False, False, True, "torch-bfloat16"),
+        ("avx2+avx512f+avx512_vnni+avx512_bf16", False, ["int8", "int8-7bit", "bfloat16"]),
+        ("avx2+avx512f+avx512_vnni", False, ["int8", "int8-7bit", "float32"]),
+        ("avx2+avx_vnni", False, ["int8", "int8-7bit", "float32"]),
+        ("avx2+avx512f", False, ["int8-7bit", "float32"]),
+        ("avx2", False, ["int8-7bit", "float32"]),
+        ("", False, ["float32", "onnxruntime-float32"]),
+        ("bf16", False, ["bfloat16", "torch-bfloat16"]),
+        ("asimddp+i8mm", False, ["int8", "int8-7bit", "float32"]),
+        ("avx2+avx512f+avx512_vnni+avx512_bf16", True, ["torch-bfloat16"]),
+        ("avx2", True, ["torch-bfloat16"]),
     ],
 )
 def test_the_fastest_that_the_hardware_has_comes_first(
-    machine: Machine, int8: bool, bfloat16: bool, cuda: bool, expected: str
+    machine: Machine, instructions: str, cuda: bool, expected: list[str]
 ) -> None:
-    machine(int8=int8, bfloat16=bfloat16, cuda=cuda)
-    assert ranked(BUNDLE)[0].name == expected
+    """A quantised execution where its sums would saturate, or a slower one where they would not, fails."""
+    machine(instructions, cuda=cuda)
+    assert [e.name for e in ranked(BUNDLE)][: len(expected)] == expected
 
 
 def test_the_order_does_not_depend_on_the_bundles(machine: Machine) -> None:
-    machine(int8=True, bfloat16=True)
-    expected = ["int8", "bfloat16", "torch-bfloat16", "float32", "onnxruntime-float32", "torch-float32"]
+    machine("avx512_vnni+avx512_bf16")
+    expected = ["int8", "int8-7bit", "bfloat16", "torch-bfloat16", "float32", "onnxruntime-float32", "torch-float32"]
     for executions in (EXECUTIONS, EXECUTIONS[::-1]):
         assert [e.name for e in ranked(replace(BUNDLE, executions=executions))] == expected
 
 
 def test_what_is_not_installed_is_left_out(machine: Machine) -> None:
-    machine(int8=True, bfloat16=False, absent=("openvino", "torch"))
+    machine("avx512_vnni", absent=("openvino", "torch"))
     assert [e.name for e in ranked(BUNDLE)] == ["onnxruntime-float32"]
 
 
 def test_nothing_installed_is_one_sentence(machine: Machine) -> None:
-    machine(int8=True, bfloat16=True, absent=("openvino", "torch", "onnxruntime"))
+    machine("avx512_vnni+avx512_bf16", absent=("openvino", "torch", "onnxruntime"))
     with pytest.raises(
         BundleError,
         match=r"needs onnxruntime or openvino or torch, which is not installed; install certserve\[server or torch\]",
@@ -102,6 +107,6 @@ def test_nothing_installed_is_one_sentence(machine: Machine) -> None:
 
 
 def test_an_unknown_runtime_is_kept_for_the_loader_to_refuse(machine: Machine) -> None:
-    machine(int8=True, bfloat16=True)
+    machine("avx512_vnni+avx512_bf16")
     strange = replace(BUNDLE, executions=(Execution("x", "m", "abacus", "float32"),))
     assert [e.name for e in ranked(strange)] == ["x"]

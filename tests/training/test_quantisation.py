@@ -16,6 +16,7 @@ from certserve import backends, bundle
 from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.probes import probe_labels
 from certserve.bundle import Bundle
+from certserve.bundle.graph import precision
 from certserve.datasets import Dataset
 from certserve.training import quantisation
 from certserve.training.quantisation import Comparison, add_int8, compare, quantise
@@ -69,20 +70,49 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantisation, "_DRAWS", 100)
 
 
+@pytest.fixture
+def vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies bytes."""
+    monkeypatch.setattr("certserve.backends.processor.instruction_set", lambda: "x86_64+avx2+avx512_vnni")
+
+
 @pytest.mark.usefixtures("quick")
-def test_a_bundle_gets_an_int8_execution_which_then_serves(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("certserve.backends.choice.multiplies_int8", lambda: True)
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        ("x86_64+avx2+avx512_vnni", ("int8", "int8-7bit")),
+        ("x86_64+avx2", ("int8-7bit",)),
+        ("x86_64", ("int8",)),  # compared, whatever it may be worth there
+    ],
+)
+def test_a_bundle_gets_the_int8_executions_that_can_be_compared_here(
+    made: Bundle, instructions: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("certserve.backends.processor.instruction_set", lambda: instructions)
     before = {execution.name for execution in made.executions}
-    comparison = add_int8(made.path, images_of(90))
+    comparisons = add_int8(made.path, images_of(90))
     found = bundle.read(made.path)
-    assert {execution.name for execution in found.executions} == before | {"int8"}
-    assert comparison.acceptable
-    assert len(set(found.execution("int8").probe_labels)) == 3
-    assert f"{comparison.agreement:.1%} of the draws get the same label" in found.provenance["int8"]
+    assert {execution.name for execution in found.executions} == before | set(expected)
+    assert tuple(comparisons) == expected
+    for name, comparison in comparisons.items():
+        assert comparison.acceptable
+        assert len(set(found.execution(name).probe_labels)) == 3
+        assert f"{comparison.agreement:.1%} of the draws get the same label" in found.provenance[name]
+        assert f"certified accuracy of float32 and {name} " in found.provenance[name]
     loaded = backends.load(found)
-    assert loaded.name == "int8"
-    assert loaded.fingerprint != backends.load(found, found.execution("float32")).fingerprint
+    assert loaded.name == (expected[0] if "avx2" in instructions else "float32")
+    others = [backends.load(found, e).fingerprint for e in found.executions if e.runtime == "openvino"]
+    assert len(set(others)) == len(others)
     assert not list(made.path.parent.glob(".brightest*"))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_weights_have_so_many_bits(made: Bundle, narrow: bool) -> None:
+    """Weights beyond 64, whose sums saturate in 16 bits, fail where they are to have 7 bits."""
+    model = onnx.load_from_string(quantise(made.file("model.onnx"), images_of(64).images, 0.25, narrow=narrow))
+    weights = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights if w.ndim > 1) == (64 if narrow else 127)
+    assert precision(model) == ("int8-7bit" if narrow else "int8")
 
 
 @pytest.mark.usefixtures("quick")
@@ -161,20 +191,19 @@ def _with_broken_scale(contents: bytes) -> bytes:
     return changed
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_damaged_scale_is_not_served_the_float_classifier_is(
-    made: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("certserve.backends.choice.multiplies_int8", lambda: True)
+@pytest.mark.usefixtures("quick", "vnni")
+def test_a_damaged_scale_is_not_served_the_float_classifier_is(made: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     add_int8(made.path, images_of(60))
     found = bundle.read(made.path)
-    broken = _with_broken_scale(found.file("model.int8.onnx").read_bytes())
-    bundle.extend(made.path, {"model.int8.onnx": broken}, [found.execution("int8")], {})
+    for name in ("int8", "int8-7bit"):
+        broken = _with_broken_scale(found.file(f"model.{name}.onnx").read_bytes())
+        bundle.extend(made.path, {f"model.{name}.onnx": broken}, [found.execution(name)], {})
     with caplog.at_level(logging.WARNING, "certserve.backends"):
         loaded = backends.load(bundle.read(made.path))
     assert loaded.name in ("bfloat16", "float32")
     assert "of the labels of its probes that it was accepted with" in caplog.text
     assert "another execution than int8 serves instead" in caplog.text
+    assert "another execution than int8-7bit serves instead" in caplog.text
 
 
 def test_probe_labels_do_not_depend_on_the_rows_at_once(made: Bundle) -> None:
