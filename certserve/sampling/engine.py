@@ -2,8 +2,10 @@
 
 One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
 waits for the loop; while that one has not begun it makes way for a small job, and is made again without the draws of
-a job that has ended. Cancelling a job forgets its draws; batch-mates cannot notice. A batch that fails is run again
-slice by slice, each with nothing beside it, so that only the job whose slice fails twice is told of it.
+a job that has ended. A job that runs alone and may end at any look gets half batches at first, and none more than run:
+what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot notice. A
+batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice fails twice
+is told of it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ Labels = list[npt.NDArray[np.uint16]]
 _log = logging.getLogger(__name__)
 _MEMORY_SECONDS = 10.0
 _SHORTEST_WAIT = 0.1  # seconds
+_YOUNG = 512  # draws, before which most of the jobs that stop early have ended
 
 
 class Decider(Protocol, Generic[Outcome]):
@@ -266,11 +269,11 @@ class Engine:
                     running.answer.set_exception(error)
 
     def _submit(self) -> None:
-        while len(self._in_flight) <= self._executor.parallel:
+        while rows := self._rows_to_submit():
             again = self._scheduler.has_returned
             if self._in_flight and (again or self._alone):
                 return
-            batch = self._scheduler.next_batch(self._executor.largest_batch)
+            batch = self._scheduler.next_batch(rows)
             if not batch:
                 return
             if not self._in_flight:
@@ -280,6 +283,20 @@ class Engine:
             wrapped.add_done_callback(lambda _: self._news.set())
             self._in_flight[wrapped] = _Flight(batch, future)
             self._alone = again
+
+    def _rows_to_submit(self) -> int:
+        """How many draws the next batch may hold; 0: the executor has enough."""
+        parallel, largest = self._executor.parallel, self._executor.largest_batch
+        if self._may_end_soon():
+            return -(-largest // 2) if len(self._in_flight) < parallel else 0
+        return largest if len(self._in_flight) <= parallel else 0
+
+    def _may_end_soon(self) -> bool:
+        """Whether a single job runs, and that may end at any of the next looks."""
+        if len(self._running) != 1:
+            return False
+        ((number, only),) = self._running.items()
+        return len(only.job.looks) > 1 and self._scheduler.counted(number) < _YOUNG
 
     def _take_back(self, job: int | None = None) -> None:
         """Take the newest batch back if it has not begun, so that another is made; only if it has draws of `job`."""

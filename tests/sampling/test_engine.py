@@ -102,6 +102,45 @@ def test_a_job_that_comes_while_there_is_room_starts_at_once(bench: Bench) -> No
     _on(executor, scenario)
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_lone_job_that_may_end_soon_gets_half_batches_and_none_prepared(bench: Bench, parallel: int) -> None:
+    """A whole batch, or more than run at once, before 512 draws are counted, or not so after that, fails."""
+    executor = bench.executor(largest_batch=64, parallel=parallel)
+
+    async def scenario(engine: Engine) -> None:
+        job = bench.job(1, 64, tuple(range(64, 1_025, 64)))
+        task = asyncio.create_task(engine.run(job))
+        await executor.settle()
+        counted = 0
+        while counted < 512:
+            assert len(executor.pending) == parallel
+            assert {sum(piece.count for _, piece in batch.work) for batch in executor.pending} == {32}
+            counted += 32
+            executor.pending.pop(0).answer()
+            await executor.settle()
+        assert len(executor.pending) == parallel + 1
+        assert sum(piece.count for _, piece in executor.pending[-1].work) == 64
+        await executor.finish()
+        assert (await task).looks
+
+    _on(executor, scenario)
+
+
+def test_one_is_prepared_where_it_will_not_be_in_vain(bench: Bench) -> None:
+    """None for a job with one look, or where two jobs run, fails."""
+    for plans in ([(0, (400,))], [(0, (10, 400)), (0, (10, 400))]):
+        executor = bench.executor(largest_batch=64, parallel=2)
+
+        async def scenario(engine: Engine, plans: Any = plans, executor: ScriptedExecutor = executor) -> None:
+            tasks = [asyncio.create_task(engine.run(bench.job(i, *plan))) for i, plan in enumerate(plans)]
+            await executor.settle()
+            assert len(executor.pending) == 3
+            await executor.finish()
+            await asyncio.gather(*tasks)
+
+        _on(executor, scenario)
+
+
 def test_batches_may_come_back_out_of_order(bench: Bench) -> None:
     executor = bench.executor()
 
@@ -121,14 +160,14 @@ def test_a_decision_at_an_early_look_drops_the_rest(bench: Bench) -> None:
     executor = bench.executor()
 
     async def scenario(engine: Engine) -> None:
-        early: Job[Evidence] = replace(bench.job(4, 0, (30, SMALL_JOB)), decider=bench.collector(1))
+        early: Job[Evidence] = replace(bench.job(4, 0, (15, SMALL_JOB)), decider=bench.collector(1))
         task = asyncio.create_task(engine.run(early))
         await executor.settle()
         executor.pending.pop(0).answer()
-        assert await task == bench.evidence(4, 0, (30,))
+        assert await task == bench.evidence(4, 0, (15,))
         assert engine.waiting == 0
         await executor.finish()
-        assert len(executor.history) == 2
+        assert len(executor.history) == 1
 
     _on(executor, scenario)
 
@@ -212,7 +251,7 @@ def test_a_job_cancelled_in_flight_submits_no_more(bench: Bench) -> None:
         tasks[4].cancel()
         await executor.finish()
         assert tasks[4].cancelled()
-        assert len(executor.history) == 2
+        assert len(executor.history) == 1
         assert engine.waiting == 0
 
     _on(executor, scenario)
@@ -222,11 +261,11 @@ def test_too_much_work_is_refused_with_a_hint(bench: Bench) -> None:
     executor = bench.executor()
 
     async def scenario(engine: Engine) -> None:
-        tasks = await _jobs(engine, bench, [1])  # 130 draws, 64 of them submitted
+        tasks = await _jobs(engine, bench, [1])  # 130 draws, 16 of them submitted
         await executor.settle()
-        engine.check_admission(64)
-        with pytest.raises(Overloaded, match="66 draws are waiting") as refusal:
-            engine.check_admission(65)
+        engine.check_admission(16)
+        with pytest.raises(Overloaded, match="114 draws are waiting") as refusal:
+            engine.check_admission(17)
         assert refusal.value.retry_after > 0.0
         with pytest.raises(Overloaded):
             await engine.run(bench.job(2, *PLANS[2]))
