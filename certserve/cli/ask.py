@@ -114,7 +114,7 @@ def certify(images: tuple[str, ...], as_json: bool, stream: bool, **options: Any
     """The label of IMAGES, and the L2 radius within which nobody can change it.
 
     By default all n draws are taken, and the radius is as published. With --target-radius the answer comes as soon as
-    that radius is shown, or n draws could hardly show it; with --precision, --time-budget or --stream the votes are
+    that radius is shown, or looks out of reach; with --precision, --time-budget or --stream the votes are
     looked at after 200, 400, 800, ... draws.
 
     \b

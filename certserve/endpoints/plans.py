@@ -70,7 +70,7 @@ class FixedPlan:
 
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
-    """Is the radius at least `radius`? Answers as soon as that is shown, or n draws could hardly show it.
+    """Is the radius at least `radius`? Answers as soon as that is shown, or looks out of reach.
 
     Attributes:
         radius: in input units, > 0. grow: larger radii to go on to, increasing.

@@ -15,6 +15,7 @@ from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.smoothing import verification
 from certserve.smoothing.document import AnyOutcome
 from certserve.smoothing.outcomes import Abstention, Certificate, Prediction, Rejected, Setting, Undecided
+from certserve.smoothing.plans import Target
 
 __all__ = ["verify", "verify_by_drawing"]
 
@@ -68,7 +69,8 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
         image: the image, as it was sent. fit: as it was asked for.
 
     Raises:
-        VerificationFailed: another model, execution, secret or image; or the answer is another one.
+        VerificationFailed: another model, execution, secret or image; looks that this version takes elsewhere; or the
+            answer is another one.
         CertserveError: as `LocalModel.certify`.
     """
     if isinstance(outcome, Undecided):
@@ -79,6 +81,7 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
         "commitment to the secret": (outcome.origin.commitment, info.commitment),
     }
     _compare(asked)
+    _check_looks(outcome.setting)
     answers = _asked_again(outcome, model, image, fit)
     _compare({"digest of the pixels": (outcome.origin.space.digest, answers[-1].origin.space.digest)})
     if outcome not in answers:
@@ -86,6 +89,18 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
     if isinstance(outcome, Rejected):
         return "Asked again, the detectors say the same, number by number."
     return "Drawn again with the same noise, every vote and every number is the same."
+
+
+def _check_looks(setting: Setting) -> None:
+    """A target looks at fixed draws, which another version of certserve may have had elsewhere."""
+    if setting.plan != "target":
+        return
+    plan = Target(setting.schedule.radii[0], setting.n0, setting.n, setting.alpha)
+    theirs, ours = setting.schedule.every, plan.schedule.every
+    if theirs != ours:
+        raise VerificationFailed(
+            [f"its looks are {theirs} draws apart, this version's {ours}: draw it again with the version it came from"]
+        )
 
 
 def _asked_again(outcome: Settled, model: LocalModel, image: AnyImage, fit: ImageFit) -> list[AnyOutcome]:

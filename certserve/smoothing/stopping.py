@@ -82,7 +82,7 @@ class TargetBoundaries(NamedTuple):
             return np.full_like(looks, -1)
         process, level = self.test.futility, self.test.futility_level
         if process is None:
-            return looks.copy()
+            return looks.copy()  # no votes would do: all give up
         least = np.floor(process.null * looks).astype(np.int64)
         return looks - smallest_counts(lambda f, t: process.log_value(f, t - f) >= level, looks, least)
 

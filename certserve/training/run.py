@@ -5,11 +5,10 @@ For that, a run's steps must be functions of its state and of the step's number 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,21 +85,8 @@ def finish(
         rows: the class of its epochs, which log.tsv holds.
 
     Raises:
-        RecipeError: the folder's run is of another identity, its checkpoint is damaged, or a process is at it already.
+        RecipeError: the folder's run is of another identity, or its checkpoint is damaged.
     """
-    with _alone(folder):
-        _finish(run, recipe, images, folder, identity, rows, on_progress)
-
-
-def _finish(
-    run: _Run,
-    recipe: _Recipe,
-    images: Tensor,
-    folder: Path,
-    identity: dict[str, str],
-    rows: type[Row],
-    on_progress: OnProgress | None,
-) -> None:
     saved = checkpoint.read(folder / "checkpoint.pt")
     if saved is not None:
         _check_identity(saved.get("identity"), identity, folder)
@@ -123,22 +109,6 @@ def _finish(
             saved_at = time.monotonic()
         if on_progress:
             on_progress(Progress(run.step, run.steps, loss, tuple(run.epochs)))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, where its file system can; the lock ends with the process at the latest."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                told = "another run is at work there; wait for it, or name another folder"
-                raise RecipeError(f"{folder}: {told}") from None
-        yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager

@@ -103,7 +103,8 @@ class Brake:
         self._sampler = sampler
         self._left = draws
         self.go = threading.Event()
-        self.largest_batch, self.parallel, self.num_classes = sampler.largest_batch, 1, sampler.num_classes
+        self.largest_batch, self.half_batch = sampler.largest_batch, sampler.half_batch
+        self.parallel, self.num_classes = 1, sampler.num_classes
 
     def labels(self, work: Sequence[Any]) -> Any:
         """Those of the real sampler."""
@@ -204,6 +205,14 @@ class TestDrawnAgain:
             pytest.raises(errors.VerificationFailed, match="commitment to the secret"),
         ):
             verify_by_drawing(outcome, other, harness.image())
+
+    def test_looks_of_another_version(self, model: Any, harness: ModuleType) -> None:
+        """Their votes would be of other noise; that is said, not that they are wrong."""
+        outcome = model.certify(harness.image(), n=N, plan=TargetPlan(0.05))
+        schedule = replace(outcome.setting.schedule, every=128)
+        elsewhere = replace(outcome, setting=replace(outcome.setting, schedule=schedule))
+        with pytest.raises(errors.VerificationFailed, match="its looks are 128 draws apart, this version's 64"):
+            verify_by_drawing(elsewhere, model, harness.image())
 
     def test_another_execution(self, model: Any, harness: ModuleType) -> None:
         """Another fingerprint is another classifier."""

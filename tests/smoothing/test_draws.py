@@ -25,7 +25,7 @@ def test_the_population(population: Any) -> None:
     assert population.mean(np.ones_like(population.shares)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("radius", "most", "points"), [(0.25, 1_000, 0.2), (0.5, 2_020, 0.3), (0.75, 5_300, 0.5)])
+@pytest.mark.parametrize(("radius", "most", "points"), [(0.25, 770, 0.2), (0.5, 1_430, 0.3), (0.75, 4_000, 0.6)])
 def test_mean_draws_and_certified_share(
     population: Any, draws_benchmark: ModuleType, radius: float, most: int, points: float
 ) -> None:

@@ -44,7 +44,7 @@ def run(plan: Any, case: Case, share: float, until: int = 10**9) -> tuple[Any, A
 
 
 class TestTarget:
-    """Certified at the first look that shows the radius, given up where n draws could hardly show it."""
+    """Certified at the first look that shows the radius, given up where it looks out of reach."""
 
     @pytest.mark.parametrize("error", [0.0, 3e-14, 1e-8, 1e-3])
     def test_it_certifies_at_the_first_look_that_crosses(self, error: float, question: Question) -> None:
@@ -76,7 +76,7 @@ class TestTarget:
 
     def test_it_abstains_at_n(self, question: Question) -> None:
         """No outcome at the last look, or one at another n, fails: here n is no multiple of 64."""
-        outcome, _, draws = run(Target(0.25, 100, 1_000, 0.001), question(), 0.87)
+        outcome, _, draws = run(Target(0.25, 100, 1_000, 0.001), question(), 0.888)
         assert isinstance(outcome, Abstention)
         assert draws == outcome.estimation[0].total == 1_000
 
@@ -115,7 +115,7 @@ class TestTarget:
     def test_a_look_takes_microseconds(self, question: Question) -> None:
         """A look that takes as much as 2 % of a batch of 64 draws (13 ms), undecided up to 10^6 draws, fails."""
         decider = Target(0.25, 100, 1_000_000, 1e-12).begin(question())
-        votes = [at(draws, 0.8435) for draws in range(64, 400_000, 64)]
+        votes = [at(draws, 0.8452) for draws in range(64, 400_000, 64)]
         start = time.process_time()
         assert all(decider.look(SELECTION, look) is None for look in votes)
         assert (time.process_time() - start) / len(votes) < 0.02 * 0.013

@@ -17,7 +17,7 @@ from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.document import canonical_json, from_document, to_document
 from certserve.smoothing.eprocess import EProcess, informed_priors
 from certserve.smoothing.outcomes import Bound, Case, Certificate, Prediction, Schedule, Votes
-from certserve.smoothing.plans import AnytimePredict, Fixed, Looks, Plan, Target
+from certserve.smoothing.plans import AnytimePredict, Fixed, Looks, Plan, Target, target
 from certserve.smoothing.schedules import doubling_looks, even_radii
 from certserve.smoothing.verification import verify
 
@@ -59,6 +59,18 @@ def test_it_accepts_what_is_issued(plan: Plan, share: float, question: Question)
             read = from_document(json.loads(json.dumps(to_document(outcome), allow_nan=False)))
             assert read == outcome
             assert verify(read)
+
+
+def test_it_accepts_a_target_with_looks_elsewhere(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of a version that looked every 128 draws, refused, fails; so does one between its looks."""
+    monkeypatch.setattr(target, "_EVERY", 128)
+    outcome = course(Target(0.25, 100, 10_000, 0.001), question(), 0.99)[-1]
+    monkeypatch.undo()
+    assert (outcome.setting.schedule.every, outcome.estimation[0].total) == (128, 128)
+    assert verify(outcome)
+    moved = replace(outcome, setting=replace(outcome.setting, schedule=replace(outcome.setting.schedule, every=100)))
+    with pytest.raises(VerificationFailed):
+        verify(moved)
 
 
 @pytest.mark.parametrize(("n", "share"), [(1_000_000, 0.8435), (10_000_000, 0.8421)])
@@ -191,7 +203,7 @@ TAMPERED = [
 ]
 ISSUERS: dict[str, tuple[Plan, float]] = {
     "target": (Target(0.25, 100, 10_000, 0.001), 0.9),
-    "grow": (Target(0.1, 100, 10_000, 0.001, (0.2, 0.25)), 0.9),
+    "grow": (Target(0.1, 100, 10_000, 0.001, (0.2, 0.25)), 0.93),
     "looks": (Looks(100, (200, 400, 1_000), 0.001), 0.9),
     "two-class": (Fixed(100, 1_000, 0.001, Bound.TWO_CLASS), 0.45),
     "two-class looks": (Looks(100, (200, 400, 1_000), 0.001, Bound.TWO_CLASS), 0.45),

@@ -268,20 +268,6 @@ def test_accuracy_under_noise_is_the_share_of_right_answers(run: Run, recipe: Re
     assert not network.training
 
 
-def test_two_runs_do_not_share_a_folder(run: Run, tmp_path: Path) -> None:
-    """A second run that goes on in the folder of one that is at work, or a first that is disturbed by it, fails."""
-    refused: list[str] = []
-
-    def begin_another(_: Progress) -> None:
-        with pytest.raises(RecipeError, match="another run is at work there") as refusal:
-            run(tmp_path)
-        refused.append(str(refusal.value))
-
-    run(tmp_path, on_progress=begin_another)
-    assert len(refused) == STEPS
-    run(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("widths", "device", "expected"),
     [

@@ -25,16 +25,18 @@ LARGEST_N0 = 10_000
 
 _EVERY = 64
 _FUTILITY_LEVEL = crossing_level(0.05)  # giving up costs power, never soundness
+_PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Certify the radius `radius` as soon as it is shown; give up as soon as n draws could hardly show it.
+    """Certify the radius `radius` as soon as it is shown; give up as soon as it looks out of reach.
 
     The label leads the selection votes, and the null is that its probability is at most what the radius needs,
     d * eps included. The votes are looked at every 64 estimation draws, and at n. It gives up once they are evidence,
-    at a level of .05, that the label's probability is below the share of votes that would show the radius at n: an
-    image whose probability is that or more is given up with probability at most .05.
+    at a level of .05, that the label's probability is below the share of votes that would show the radius at a third of
+    n draws (at n, where a third never do): an image whose probability is that or more is given up with probability at
+    most .05. Of those below, which need most of n draws or more, few would be certified: see `benchmarks/draws.py`.
 
     Args:
         radius: the target, in input units, > 0.
@@ -103,23 +105,28 @@ class TargetTest:
         return EProcess(self._null, self._priors)
 
     @cached_property
-    def needed(self) -> int:
-        """The fewest successes that cross at n; n + 1 where none do."""
-        return bisect_left(range(self._n + 1), True, key=lambda s: self.crossed(s, self._n - s))
-
-    @cached_property
     def futility(self) -> EProcess | None:
-        """Evidence, of failures and successes, that the probability is below what n draws need; None: they never do."""
-        if self.needed > self._n:
-            return None
-        return EProcess((self._n - self.needed + 1) / self._n, [Prior(prior.b, prior.a) for prior in self._priors])
+        """Evidence, of failures and successes, that the probability is below what a third of n draws need.
+
+        Of n draws, where a third never show the radius; None: not even n do.
+        """
+        for draws in (self._n // _PATIENCE, self._n):
+            failures = draws - self.needed(draws)
+            if failures >= 0:
+                # One failure more, of one draw more: above 0 where there may be none, and the more cautious.
+                return EProcess((failures + 1) / (draws + 1), [Prior(prior.b, prior.a) for prior in self._priors])
+        return None
+
+    def needed(self, draws: int) -> int:
+        """The fewest successes in so many draws that show the radius; one more than there are draws: none do."""
+        return bisect_left(range(draws + 1), True, key=lambda s: self.crossed(s, draws - s))
 
     def crossed(self, successes: int, failures: int) -> bool:
         """Whether the radius is shown."""
         return self.process.reaches(self.level, successes, failures)
 
     def hopeless(self, successes: int, failures: int) -> bool:
-        """Whether n draws could hardly show the radius."""
+        """Whether the radius looks out of reach."""
         return self.futility is None or self.futility.reaches(self.futility_level, failures, successes)
 
 
