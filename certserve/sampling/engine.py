@@ -2,7 +2,7 @@
 
 One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
 waits for the loop; while that one has not begun it makes way for a small job, and is made again without the draws of
-a job that has ended. A job that runs alone and may end at any look gets half batches at first, and none more than run:
+a job that has ended. A lone job that may end before its last draw gets half batches at first, and none more than run:
 what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot notice. A
 batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice fails twice
 is told of it.
@@ -76,10 +76,11 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A batch that the executor has, and the future that it gave for it."""
+    """A batch that the executor has, the future that it gave for it, and whether it is as large as was allowed."""
 
     batch: tuple[Slice, ...]
     future: Future[Labels]
+    full: bool
 
 
 class _Pace:
@@ -95,20 +96,22 @@ class _Pace:
         self._batches = batches
         self._since = 0.0
         self._seen = 0
+        self._draws = 0
         self._measured = 0.0
         self.rate = 0.0
         self.best = 0.0
 
     def start(self, now: float) -> None:
         self._since = now
-        self._seen = 0
+        self._seen = self._draws = 0
 
     def record(self, draws: int, full: bool, now: float) -> None:
         self._seen += 1
+        self._draws += draws
         if not full:
             self.start(now)
         elif self._seen == self._batches:
-            rate = draws * self._batches / max(now - self._since, 1e-6)
+            rate = self._draws / max(now - self._since, 1e-6)
             self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
             self.best = max(self.rate, 0.999 * self.best)
             self._measured = now
@@ -151,7 +154,7 @@ class Engine:
         self._running: dict[int, _Running] = {}
         self._in_flight: dict[asyncio.Future[Labels], _Flight] = {}
         self._news = asyncio.Event()  # a batch is back, or a job came or went
-        self._alone = False  # a slice that failed is running again
+        self._retrying = False  # a slice that failed is running again
         self._pace = _Pace(executor.parallel)
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
 
@@ -257,7 +260,7 @@ class Engine:
                 await self._news.wait()
                 self._news.clear()
                 for batch in [b for b in self._in_flight if b.done()]:
-                    self._collect(batch, self._in_flight.pop(batch).batch)
+                    self._collect(batch, self._in_flight.pop(batch))
                     del batch  # a failed one holds the inputs it failed on
         except Exception as failure:
             _log.exception("the sampling engine failed")
@@ -271,7 +274,7 @@ class Engine:
     def _submit(self) -> None:
         while rows := self._rows_to_submit():
             again = self._scheduler.has_returned
-            if self._in_flight and (again or self._alone):
+            if self._in_flight and (again or self._retrying):
                 return
             batch = self._scheduler.next_batch(rows)
             if not batch:
@@ -281,18 +284,18 @@ class Engine:
             future = self._executor.submit(batch)
             wrapped = asyncio.wrap_future(future)
             wrapped.add_done_callback(lambda _: self._news.set())
-            self._in_flight[wrapped] = _Flight(batch, future)
-            self._alone = again
+            self._in_flight[wrapped] = _Flight(batch, future, _size(batch) >= rows)
+            self._retrying = again
 
     def _rows_to_submit(self) -> int:
         """How many draws the next batch may hold; 0: the executor has enough."""
         parallel, largest = self._executor.parallel, self._executor.largest_batch
         if self._may_end_soon():
-            return -(-largest // 2) if len(self._in_flight) < parallel else 0
+            return self._executor.half_batch if len(self._in_flight) < parallel else 0
         return largest if len(self._in_flight) <= parallel else 0
 
     def _may_end_soon(self) -> bool:
-        """Whether a single job runs, and that may end at any of the next looks."""
+        """Whether a single job runs, which looks at its votes before the last draw, and has only begun."""
         if len(self._running) != 1:
             return False
         ((number, only),) = self._running.items()
@@ -309,14 +312,14 @@ class Engine:
             self._scheduler.take_back(flight.batch)
             self._news.set()
 
-    def _collect(self, future: asyncio.Future[Labels], batch: tuple[Slice, ...]) -> None:
+    def _collect(self, future: asyncio.Future[Labels], flight: _Flight) -> None:
+        batch = flight.batch
         try:
             labels = future.result()
         except Exception as error:
             self._retry(batch, error)
             return
-        draws = sum(piece.count for piece in batch)
-        self._pace.record(draws, draws >= self._executor.largest_batch, self._clock())
+        self._pace.record(_size(batch), flight.full, self._clock())
         for piece, found in zip(batch, labels, strict=True):
             try:
                 news = self._scheduler.record(piece, found)
@@ -375,3 +378,7 @@ class Engine:
         self._scheduler.cancel(number)
         self._take_back(number)
         self._executor.forget(number)
+
+
+def _size(batch: tuple[Slice, ...]) -> int:
+    return sum(piece.count for piece in batch)

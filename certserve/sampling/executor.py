@@ -40,6 +40,10 @@ class Executor(Protocol):
         """The largest number of draws worth submitting at once."""
 
     @property
+    def half_batch(self) -> int:
+        """About half as many, if so many are run without waste; else as many."""
+
+    @property
     def parallel(self) -> int:
         """How many batches it runs at once."""
 
@@ -87,6 +91,10 @@ class ThreadExecutor:
     @property
     def largest_batch(self) -> int:
         return self._sampler.largest_batch
+
+    @property
+    def half_batch(self) -> int:
+        return self._sampler.half_batch
 
     @property
     def parallel(self) -> int:

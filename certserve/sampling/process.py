@@ -48,6 +48,7 @@ class _Facts:
     """What the child says of its sampler when it is ready."""
 
     largest_batch: int
+    half_batch: int
     parallel: int
     num_classes: int
     known: object
@@ -91,6 +92,10 @@ class ProcessExecutor:
     @property
     def largest_batch(self) -> int:
         return self._facts.largest_batch
+
+    @property
+    def half_batch(self) -> int:
+        return self._facts.half_batch
 
     @property
     def parallel(self) -> int:
@@ -276,7 +281,7 @@ def _serve(pipe: Connection, make: Callable[[], Worker]) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         sampler, known, answer = make()
-        pipe.send(_Facts(sampler.largest_batch, sampler.parallel, sampler.num_classes, known))
+        pipe.send(_Facts(sampler.largest_batch, sampler.half_batch, sampler.parallel, sampler.num_classes, known))
     except Exception as error:
         pipe.send(error if isinstance(error, CertserveError) else f"{type(error).__name__}: {error}")
         return

@@ -58,6 +58,12 @@ class Sampler:
         return self._shapes[-1]
 
     @property
+    def half_batch(self) -> int:
+        """One of its numbers of rows that is about half of the largest, a third to a half; else the largest."""
+        largest = self._shapes[-1]
+        return max((shape for shape in self._shapes if 2 * shape <= largest <= 3 * shape), default=largest)
+
+    @property
     def parallel(self) -> int:
         """How many batches run at once."""
         return self._parallel

@@ -111,6 +111,7 @@ class ScriptedExecutor:
 
     def __init__(self, largest_batch: int = 32, parallel: int = 1, begins: bool = True) -> None:
         self.largest_batch = largest_batch
+        self.half_batch = -(-largest_batch // 2)
         self.parallel = parallel
         self.begins = begins
         self.sources: dict[int, DrawSource] = {}

@@ -175,6 +175,10 @@ def test_labels_do_not_depend_on_what_shares_the_batch(subject: Subject, models:
     assert _run(subject.executor, *PIECES[::-1]) == [_labels(models, piece) for piece in PIECES[::-1]]
 
 
+def test_it_names_its_sampler_s_batches(subject: Subject) -> None:
+    assert (subject.executor.largest_batch, subject.executor.half_batch) == (32, 32)
+
+
 def test_more_draws_than_its_largest_batch_still_run(subject: Subject, models: ModuleType) -> None:
     subject.executor.admit(1, _source(1))
     piece = Slice(1, DrawSet.ESTIMATION, 0, 3 * subject.executor.largest_batch + 1)

@@ -159,6 +159,15 @@ def test_a_draw_without_finite_logits_is_of_no_class(models: ModuleType, value: 
     np.testing.assert_array_equal(found[~spoilt], clean[~spoilt])
 
 
+@pytest.mark.parametrize(
+    ("shapes", "half"),
+    [((1, 8, 32, 64), 32), (LADDER, 128), ((1, 8, 64), 64), ((64,), 64), ((5, 30), 30), ((16, 33), 16), ((1,), 1)],
+)
+def test_half_a_batch_is_one_of_its_shapes(models: ModuleType, shapes: Sequence[int], half: int) -> None:
+    """A number of rows that is padded, or run as many small ones, fails."""
+    assert Sampler(models.linear(), shapes).half_batch == half
+
+
 def test_it_names_its_largest_batch_and_its_classes(models: ModuleType) -> None:
     sampler = Sampler(models.linear(), (1, 8, 32))
     assert (sampler.largest_batch, sampler.num_classes) == (32, models.CLASSES)

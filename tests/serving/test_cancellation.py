@@ -38,7 +38,8 @@ class Gate:
         self._change = threading.Condition()
         self._steps = 0
         self._shut = False
-        self.largest_batch, self.parallel, self.num_classes = ROWS, sampler.parallel, sampler.num_classes
+        self.largest_batch = self.half_batch = ROWS
+        self.parallel, self.num_classes = sampler.parallel, sampler.num_classes
         self.held: set[int] = set()
         self.holds = 0
 
