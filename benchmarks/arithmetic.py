@@ -68,10 +68,11 @@ def _product(largest: int | None) -> onnx.ModelProto:
             numpy_helper.from_array(np.clip(np.rint(weights * largest / 4), -largest, largest).astype(np.int8), "w8"),
             numpy_helper.from_array(np.array(0.03, np.float32), "scale"),
             numpy_helper.from_array(np.array(0, np.int8), "zero"),
+            numpy_helper.from_array(np.array(128, np.uint8), "middle"),
         ]
         nodes = [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x8"]),
-            helper.make_node("DequantizeLinear", ["x8", "scale", "zero"], ["xd"]),
+            helper.make_node("QuantizeLinear", ["x", "scale", "middle"], ["x8"]),
+            helper.make_node("DequantizeLinear", ["x8", "scale", "middle"], ["xd"]),
             helper.make_node("DequantizeLinear", ["w8", "scale", "zero"], ["wd"]),
         ]
         left, right = "xd", "wd"

@@ -3,7 +3,7 @@
     python benchmarks/reference_bundle.py WEIGHTS.npz DATA OUTPUT
 
 WEIGHTS.npz holds `c.weight`, `b.*` (stem), `L.<i>.c1/b1/c2/b2/sc` (six blocks) and `f.*` (head); DATA is CIFAR-10's
-training set, as `certserve train classifier --data` takes it, for the calibration of the int8 execution.
+training set, as `certserve train classifier --data` takes it, for the calibration of the int8 executions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     network = network_from(options.weights)
     made = make_bundle(network, options.output, name="w32", labels=LABELS, sigma=SIGMA, colour="rgb")
-    print(add_int8(made.path, datasets.read([options.data], split="train")))
+    for name, comparison in add_int8(made.path, datasets.read([options.data], split="train")).items():
+        print(name, comparison)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 from certserve.backends.processor import (
     cores,
     instruction_set,
+    multiplies_7bit_int8,
     multiplies_bfloat16,
     multiplies_int8,
-    multiplies_narrow_int8,
     processor_name,
 )
 
@@ -23,7 +23,7 @@ _ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onn
 
 def hardware() -> dict[str, str]:
     """The processor and what it multiplies fast, the GPU's driver, the system."""
-    able = (("int8", multiplies_int8), ("int8-7bit", multiplies_narrow_int8), ("bfloat16", multiplies_bfloat16))
+    able = (("int8", multiplies_int8), ("int8-7bit", multiplies_7bit_int8), ("bfloat16", multiplies_bfloat16))
     fast = [name for name, has in able if has()]
     driver = Path("/proc/driver/nvidia/version")
     return {

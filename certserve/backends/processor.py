@@ -11,9 +11,9 @@ __all__ = [
     "cores",
     "cores_each",
     "instruction_set",
+    "multiplies_7bit_int8",
     "multiplies_bfloat16",
     "multiplies_int8",
-    "multiplies_narrow_int8",
     "processor_name",
 ]
 
@@ -58,7 +58,7 @@ def multiplies_int8() -> bool:
     return bool({"avx512_vnni", "avx_vnni", "amx_tile", "asimddp", "i8mm"} & set(instruction_set().split("+")))
 
 
-def multiplies_narrow_int8() -> bool:
+def multiplies_7bit_int8() -> bool:
     """Whether sums of products of bytes are fast where one of the factors has 7 bits.
 
     AVX2 adds products of bytes two at a time, in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 saturates.

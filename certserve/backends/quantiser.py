@@ -20,12 +20,12 @@ __all__ = ["quantise"]
 _QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "AveragePool", "MaxPool")
 
 
-def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, narrow: bool = False) -> bytes:
+def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, weight_bits: int = 8) -> bytes:
     """An int8 ONNX file of a float32 one: unsigned activations, signed weights, ranges from the given inputs.
 
     Args:
         batches: inputs such as those it will be served, (rows, channels, height, width) each.
-        narrow: weights of 7 bits instead of 8.
+        weight_bits: 8, or 7, whose products with bytes can be added two at a time in 16 bits.
 
     Raises:
         BackendFailed: the quantiser cannot do it.
@@ -43,7 +43,7 @@ def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, narrow:
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
-                reduce_range=narrow,
+                reduce_range=weight_bits == 7,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

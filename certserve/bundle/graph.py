@@ -22,7 +22,6 @@ _SEPARATE_INITIALISERS = 4  # the IR version since which initialisers need not b
 _FLOAT = 1  # TensorProto.FLOAT
 _FLOAT16 = 10  # TensorProto.FLOAT16
 _BYTES = (2, 3)  # TensorProto.UINT8 and .INT8
-_SEVEN_BITS = range(-64, 65)
 _REFUSED = (
     "has {found}; a classifier has one float32 input [batch, channels, height, width] and logits [batch, classes]"
 )
@@ -126,19 +125,21 @@ def bake(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
 def precision(model: Any) -> str:
     """In what most of the graph computes.
 
-    Where it is quantised "int8", or "int8-7bit" if all weights lie in -64..64; else "float16" where weights are, else
-    "float32".
+    Where it is quantised "int8", or "int8-7bit" if the weights of all its layers are found and lie in -64..64; else
+    "float16" where weights are, else "float32".
     """
     tensors = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer]
     if any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _nodes(model.graph)):
-        weights = [_onnx().numpy_helper.to_array(t) for t in tensors if t.data_type in _BYTES and len(t.dims) > 1]
-        narrow = all(
-            weight.min(initial=0) in _SEVEN_BITS and weight.max(initial=0) in _SEVEN_BITS for weight in weights
-        )
-        return "int8-7bit" if weights and narrow else "int8"
+        return "int8-7bit" if _has_7bit_weights(model, tensors) else "int8"
     if any(tensor.data_type == _FLOAT16 for tensor in tensors):
         return "float16"
     return "float32"
+
+
+def _has_7bit_weights(model: Any, tensors: list[Any]) -> bool:
+    layers = sum(any(kind in node.op_type for kind in ("Conv", "Gemm", "MatMul")) for node in _nodes(model.graph))
+    weights = [_onnx().numpy_helper.to_array(t) for t in tensors if t.data_type in _BYTES and len(t.dims) > 1]
+    return 0 < layers <= len(weights) and all(-64 <= w.min(initial=0) <= w.max(initial=0) <= 64 for w in weights)
 
 
 def serialised(model: Any) -> bytes:

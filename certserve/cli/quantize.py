@@ -22,8 +22,8 @@ _PATH = click.Path(exists=True, path_type=Path)
 def quantize(bundle: Path, paths: tuple[Path, ...], split: str, as_json: bool) -> None:
     """Give a bundle its int8 executions: int8, which serves where the processor multiplies bytes, and int8-7bit.
 
-    The weights of int8-7bit have 7 bits, so that it serves where there is only AVX2 as well; on such a machine it is
-    the only one that can be made. Quantisation is static, per channel, calibrated on noisy copies of up to 640 images.
+    The weights of int8-7bit have 7 bits, so that it can serve where the processor has only AVX2. int8 is made on
+    machines that can run it. Quantisation is static, per channel, calibrated on noisy copies of up to 640 images.
     An int8 classifier is compared with the float one on the same noisy copies of others, and refused if it certifies
     over 3 points less.
     Give images that the model was not trained on, or some of those it was: labels are needed for the comparison.

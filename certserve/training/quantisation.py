@@ -7,10 +7,12 @@ of the draws, is refused.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ from certserve.backends.checks import check_rows
 from certserve.backends.onnx import OnnxBackend
 from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.probes import probe_labels
-from certserve.backends.processor import cores, multiplies_int8, multiplies_narrow_int8
+from certserve.backends.processor import cores, multiplies_int8
 from certserve.bundle import Bundle, Execution
 from certserve.datasets import Dataset
 from certserve.noise.arithmetic import Arithmetic
@@ -35,6 +37,9 @@ from certserve.training.recipe import RecipeError
 
 __all__ = ["Comparison", "add_int8", "compare", "quantise"]
 
+_log = logging.getLogger(__name__)
+
+_WEIGHT_BITS = {"int8": 8, "int8-7bit": 7}
 _KEY = Key(bytes(32))  # public: nothing that is certified draws from it
 _CALIBRATION_IMAGES = 640
 _FEWEST = 20
@@ -71,15 +76,15 @@ class Comparison:
 def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
     """Give a bundle its int8 executions, in place, calibrated on some images of the data and compared on others.
 
-    Those are the ones that this processor can be trusted with: `int8` where it multiplies bytes, and `int8-7bit`,
-    whose weights have 7 bits, where it has AVX2.
+    `int8` where this processor multiplies bytes; and everywhere `int8-7bit`, whose weights have 7 bits, for those that
+    have AVX2 only.
 
     Returns:
         How each compares with the float one, by its name.
 
     Raises:
-        RecipeError: the bundle has no float32 ONNX file, the data are too few, or an int8 classifier is not as good
-            as the float one; then none is added.
+        RecipeError: the bundle has no float32 ONNX file, the data are too few, or no int8 classifier is as good as
+            the float one; one that is not is left out, with a warning where another is.
         DatasetError: the data do not fit the bundle. BackendFailed: the quantiser cannot do it.
         BundleError, ModelRefused: as `certserve.bundle.read` and `extend`, and as `certserve.backends.load`.
     """
@@ -92,47 +97,59 @@ def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
     count = min(_CALIBRATION_IMAGES, len(data) // 2)
     others = data.where(np.isin(np.arange(len(data)), order[count : count + _COMPARED_IMAGES]))
     made = [_quantised(found, source, name, data.images[order[:count]], others) for name in _precisions()]
-    files = {execution.file: contents for execution, contents, _ in made}
-    comparisons = {execution.name: comparison for execution, _, comparison in made}
-    said = {name: _in_words(comparison, name) for name, comparison in comparisons.items()}
-    bundles.extend(path, files, [execution for execution, _, _ in made], said)
-    return comparisons
+    worse = [each for each in made if not each.comparison.acceptable]
+    made = [each for each in made if each.comparison.acceptable]
+    for each in worse:
+        told = f"{path}: the {each.name} classifier is not as good as the float one: {each.words}"
+        if not made:
+            raise RecipeError(told)
+        _log.warning(told)
+    files = {each.execution.file: each.contents for each in made}
+    bundles.extend(path, files, [each.execution for each in made], {each.name: each.words for each in made})
+    return {each.name: each.comparison for each in made}
+
+
+class _Quantised(NamedTuple):
+    """An execution, its file's contents, and how it compares with the float one."""
+
+    execution: Execution
+    contents: bytes
+    comparison: Comparison
+
+    @property
+    def name(self) -> str:
+        return self.execution.name
+
+    @property
+    def words(self) -> str:
+        return _in_words(self.comparison, self.name)
 
 
 def _precisions() -> list[str]:
-    """Those that can be compared here; one at least, which the comparison refuses where it is no good."""
-    trusted = {"int8": multiplies_int8(), "int8-7bit": multiplies_narrow_int8()}
-    return [name for name, can in trusted.items() if can] or ["int8"]
+    return ["int8", "int8-7bit"] if multiplies_int8() else ["int8-7bit"]
 
 
 def _quantised(
     found: Bundle, source: Path, name: str, calibration: npt.NDArray[np.uint8], others: Dataset
-) -> tuple[Execution, bytes, Comparison]:
-    """The execution of that name and precision, its file, and how it compares with the float one."""
+) -> _Quantised:
+    """The execution of that name and precision."""
     sigma = max(found.sigmas)
-    contents = quantise(source, calibration, sigma, narrow=name == "int8-7bit")
+    contents = quantise(source, calibration, sigma, weight_bits=_WEIGHT_BITS[name])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model.{name}.onnx"
         file.write_bytes(contents)
-        int8 = OpenVinoBackend(file, name, found.shape, parallel=1, threads=cores())
+        quantised = OpenVinoBackend(file, name, found.shape, parallel=1, threads=cores())
         float32 = OnnxBackend(source, "float32", parallel=1, threads=cores())
-        comparison = compare(float32, int8, others, sigma)
-        if not comparison.acceptable:
-            words = _in_words(comparison, name)
-            raise RecipeError(f"{found.path}: the {name} classifier is not as good as the float one: {words}")
-        shapes = check_rows(int8, sigma).shapes
+        comparison = compare(float32, quantised, others, sigma)
+        shapes = check_rows(quantised, sigma).shapes
         probes = min(_PROBES, max(16, _PROBE_BYTES // (4 * calibration[0].size)))
-        labels = probe_labels(int8, probes, sigma, shapes[-1])
-    return Execution(name, file.name, "openvino", name, labels), contents, comparison
+        labels = probe_labels(quantised, probes, sigma, shapes[-1])
+    return _Quantised(Execution(name, file.name, "openvino", name, labels), contents, comparison)
 
 
-def quantise(model: Path, images: npt.NDArray[np.uint8], sigma: float, *, narrow: bool = False) -> bytes:
-    """An int8 ONNX file of a float32 one, calibrated on a noisy copy of each of uint8 (count, c, h, w).
-
-    Args:
-        narrow: weights of 7 bits instead of 8.
-    """
-    return quantiser.quantise(model, _noisy(images, sigma), narrow=narrow)
+def quantise(model: Path, images: npt.NDArray[np.uint8], sigma: float, *, weight_bits: int = 8) -> bytes:
+    """An int8 ONNX file of a float32 one, calibrated on a noisy copy of each of uint8 (count, c, h, w)."""
+    return quantiser.quantise(model, _noisy(images, sigma), weight_bits=weight_bits)
 
 
 def compare(exact: Backend, quantised: Backend, data: Dataset, sigma: float) -> Comparison:

@@ -51,6 +51,15 @@ def test_it_is_added_and_told(cli: Any, one_line: Any, made: Path, data: Path) -
     assert bundle.read(made).execution("int8-7bit").probe_labels
 
 
+def test_both_are_told(cli: Any, made: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor multiplies bytes; what they come to is not asked here, for it may saturate."""
+    monkeypatch.setattr(processor, "instruction_set", lambda: "x86_64+avx2+avx512_vnni")
+    monkeypatch.setattr(quantisation, "_SMALLEST_AGREEMENT", 0.0)
+    monkeypatch.setattr(quantisation, "_LARGEST_LOSS", 1.0)
+    result = cli("quantize", str(made), "--data", str(data), "--json")
+    assert {"path", "int8", "int8-7bit"} == set(json.loads(result.stdout))
+
+
 def test_json_says_the_same(cli: Any, made: Path, data: Path) -> None:
     result = cli("quantize", str(made), "--data", str(data), "--json")
     assert json.loads(result.stdout)["int8-7bit"] == bundle.read(made).provenance["int8-7bit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("x86_64+avx2+avx512_vnni", ("int8", "int8-7bit")),
         ("x86_64+avx2", ("int8-7bit",)),
-        ("x86_64", ("int8",)),  # compared, whatever it may be worth there
+        ("x86_64", ("int8-7bit",)),
     ],
 )
 def test_a_bundle_gets_the_int8_executions_that_can_be_compared_here(
@@ -106,13 +107,45 @@ def test_a_bundle_gets_the_int8_executions_that_can_be_compared_here(
     assert not list(made.path.parent.glob(".brightest*"))
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_the_weights_have_so_many_bits(made: Bundle, narrow: bool) -> None:
+@pytest.mark.parametrize(("bits", "largest", "expected"), [(8, 127, "int8"), (7, 64, "int8-7bit")])
+def test_the_weights_have_so_many_bits(made: Bundle, bits: int, largest: int, expected: str, tmp_path: Path) -> None:
     """Weights beyond 64, whose sums saturate in 16 bits, fail where they are to have 7 bits."""
-    model = onnx.load_from_string(quantise(made.file("model.onnx"), images_of(64).images, 0.25, narrow=narrow))
+    contents = quantise(made.file("model.onnx"), images_of(64).images, 0.25, weight_bits=bits)
+    model = onnx.load_from_string(contents)
     weights = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
-    assert max(int(np.abs(w.astype(int)).max()) for w in weights if w.ndim > 1) == (64 if narrow else 127)
-    assert precision(model) == ("int8-7bit" if narrow else "int8")
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights if w.ndim > 1) == largest
+    (tmp_path / "quantised.onnx").write_bytes(contents)
+    other = bundle.create(
+        tmp_path / "quantised.onnx", tmp_path / "other", name="other", labels=LABELS, sigmas=[0.25], colour="rgb"
+    )
+    assert {execution.precision for execution in other.executions} == {expected}
+
+
+def test_weights_that_are_not_all_found_are_not_taken_to_have_7_bits(made: Bundle) -> None:
+    """A layer with weights of its own making, which may saturate, called int8-7bit fails."""
+    model = onnx.load_from_string(quantise(made.file("model.onnx"), images_of(64).images, 0.25, weight_bits=7))
+    assert precision(model) == "int8-7bit"
+    tensor = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1)
+    model.graph.initializer.remove(tensor)
+    model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    assert precision(model) == "int8"
+
+
+@pytest.mark.usefixtures("quick", "vnni")
+def test_one_that_is_no_good_does_not_cost_the_other(
+    made: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good int8 execution left out, or a bad one served, fails."""
+    measured = quantisation.compare
+
+    def worse_in_7_bits(exact: Any, quantised: Any, *rest: Any) -> Comparison:
+        found = measured(exact, quantised, *rest)
+        return found if quantised.identity["precision"] == "int8" else dataclasses.replace(found, agreement=0.5)
+
+    monkeypatch.setattr(quantisation, "compare", worse_in_7_bits)
+    assert list(add_int8(made.path, images_of(60))) == ["int8"]
+    assert "int8-7bit" not in {execution.name for execution in bundle.read(made.path).executions}
+    assert "the int8-7bit classifier is not as good as the float one: 50.0% of the draws" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")
