@@ -30,7 +30,7 @@ __all__ = ["layout", "noisy_accuracy", "train"]
 
 _ROWS_AT_ONCE = 512
 _SHORT_MEMORY = 10  # steps; the average soon forgets the random start
-_NARROW = 16  # channels
+_FEWEST_CHANNELS = 16
 
 
 def train(
@@ -157,7 +157,7 @@ def layout(architecture: Residual, device: torch.device) -> torch.memory_format:
     On a processor, the gradient of a shortcut out of fewer than 16 channels (8 with AVX2) would write past its buffer
     (oneDNN issue 6035, in PyTorch 2.13).
     """
-    narrow = device.type == "cpu" and any(stage.width < _NARROW for stage in architecture.stages[:-1])
+    narrow = device.type == "cpu" and any(stage.width < _FEWEST_CHANNELS for stage in architecture.stages[:-1])
     return torch.contiguous_format if narrow else torch.channels_last
 
 

@@ -30,7 +30,7 @@ from certserve.training.classifier import train
 from certserve.training.examples import digest, mean_and_std, split
 from certserve.training.quantisation import add_int8
 from certserve.training.recipe import Recipe, RecipeError
-from certserve.training.run import OnProgress
+from certserve.training.run import OnProgress, alone
 
 __all__ = ["Job", "fill_recipe", "run"]
 
@@ -71,7 +71,8 @@ def run(job: Job, *, on_progress: OnProgress | None = None) -> Bundle:
     """Train, and make the bundle; a run found in the job's folder is gone on with.
 
     Raises:
-        RecipeError, DatasetError, BundleError: what was asked for cannot be had; one sentence.
+        RecipeError, DatasetError, BundleError: what was asked for cannot be had, or another training is at work in the
+            folder; one sentence.
         ModuleNotFoundError: matplotlib is not installed.
     """
     import matplotlib  # noqa: F401 (before the work, not after it)
@@ -84,16 +85,17 @@ def run(job: Job, *, on_progress: OnProgress | None = None) -> Bundle:
     training, held_out = split(data, labels, job.recipe)
     start = _start(job, data, labels)
     architecture = start.description if start else _architecture(training, len(labels), job.recipe)
-    network = train(training, held_out, architecture, job.recipe, job.folder, start=start, on_progress=on_progress)
-    np.savez(job.folder / "held_out.npz", x=held_out.images, y=held_out.labels, idx=held_out.idx)
-    log.plot(log.read(job.folder / "log.tsv"), job.folder / "log.png")
-    return _make(job, network, labels, _provenance(job, network, training, held_out), held_out)
+    with alone(job.folder):
+        network = train(training, held_out, architecture, job.recipe, job.folder, start=start, on_progress=on_progress)
+        np.savez(job.folder / "held_out.npz", x=held_out.images, y=held_out.labels, idx=held_out.idx)
+        log.plot(log.read(job.folder / "log.tsv"), job.folder / "log.png")
+        return _make(job, network, labels, _provenance(job, network, training, held_out), held_out)
 
 
 def _make(
     job: Job, network: ResidualNetwork, labels: Sequence[str], provenance: Mapping[str, str], held_out: Dataset
 ) -> Bundle:
-    """The bundle, with its int8 execution where that is good enough; under its own name when it is complete."""
+    """The bundle, with the int8 executions that are good enough; under its own name when it is complete."""
     staging = job.output.resolve().with_name(f".{job.output.resolve().name}.new")
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     make_bundle(

@@ -36,7 +36,7 @@ from certserve.training.examples import digest, divide, split
 from certserve.training.export import autoencoder_to_onnx
 from certserve.training.plan import Held, MagnetPlan
 from certserve.training.recipe import RecipeError
-from certserve.training.run import Progress
+from certserve.training.run import Progress, alone
 
 __all__ = ["MagnetJob", "run"]
 
@@ -84,7 +84,8 @@ def run(job: MagnetJob, *, on_progress: OnProgress | None = None) -> Bundle:
         on_progress: told after every step which autoencoder it was of.
 
     Raises:
-        RecipeError, DatasetError, BundleError: what was asked for cannot be had; one sentence.
+        RecipeError, DatasetError, BundleError: what was asked for cannot be had, or another training is at work in the
+            folder; one sentence.
         ModelRefused, BackendFailed: the classifier or an autoencoder does not run.
         ModuleNotFoundError: matplotlib is not installed.
     """
@@ -94,6 +95,17 @@ def run(job: MagnetJob, *, on_progress: OnProgress | None = None) -> Bundle:
     designs = [_design(found, name, job.plan.width) for name in job.plan.designs]
     parts = _parts(job, found)
     _check_counts(job.plan.detectors, len(parts.calibration))
+    with alone(job.folder):
+        return _make(job, found, designs, parts, on_progress)
+
+
+def _make(
+    job: MagnetJob,
+    found: Bundle,
+    designs: Sequence[AutoencoderDesign],
+    parts: _Parts,
+    on_progress: OnProgress | None,
+) -> Bundle:
     networks = {design.name: _train(job, design, parts, on_progress) for design in designs}
     files = {name: contents for design in networks for name, contents in _files(design, networks[design]).items()}
     loaded = {name: _load(job.folder, name, files[f"magnet-{name}.onnx"], networks[name], found) for name in networks}

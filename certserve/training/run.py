@@ -5,10 +5,11 @@ For that, a run's steps must be functions of its state and of the step's number 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from certserve.training.examples import order_of_epoch
 from certserve.training.log import Row
 from certserve.training.recipe import RecipeError, Seeded
 
-__all__ = ["OnProgress", "Progress", "finish", "reproducible"]
+__all__ = ["OnProgress", "Progress", "alone", "finish", "reproducible"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -109,6 +110,29 @@ def finish(
             saved_at = time.monotonic()
         if on_progress:
             on_progress(Progress(run.step, run.steps, loss, tuple(run.epochs)))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of a folder, which is made if need be, where its file system can.
+
+    The lock ends with the process at the latest.
+
+    Raises:
+        RecipeError: another job is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                told = "another training is at work there; wait for it, or name another folder"
+                raise RecipeError(f"{folder}: {told}") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

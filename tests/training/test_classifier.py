@@ -277,9 +277,7 @@ def test_accuracy_under_noise_is_the_share_of_right_answers(run: Run, recipe: Re
         ((4, 6), "cuda", torch.channels_last),
     ],
 )
-def test_channels_come_last_where_that_is_safe(
-    widths: tuple[int, ...], device: str, expected: torch.memory_format
-) -> None:
+def test_channels_come_last_where_that_is_safe(widths: tuple[int, ...], device: str, expected: Any) -> None:
     """A narrow shortcut laid out so on a processor fails: its gradient writes past its buffer."""
     architecture = dataclasses.replace(NETWORK, stages=tuple(Stage(width, 1) for width in widths))
     assert layout(architecture, torch.device(device)) is expected

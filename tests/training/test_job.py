@@ -206,6 +206,19 @@ def test_what_no_bundle_could_hold_is_refused_before_the_work(asked: Asked, reci
         run(asked(recipe=dataclasses.replace(recipe, sigma=11.0)))
 
 
+def test_two_jobs_do_not_share_a_folder(asked: Asked) -> None:
+    """A second job that goes on in the folder of one that is at work, or one that its end leaves locked, fails."""
+    refused = []
+
+    def begin_another(_: object) -> None:
+        with pytest.raises(RecipeError, match="another training is at work there"):
+            run(asked())
+        refused.append(True)
+
+    assert run(asked(), on_progress=begin_another).executions
+    assert refused
+
+
 def test_a_bundle_half_made_when_the_run_was_killed_is_made_again(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
