@@ -1,4 +1,4 @@
-"""The README's blocks and the examples of `--help` work as they stand."""
+"""The blocks of the README and of the results, and the examples of `--help`, work as they stand."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from certserve.cli import main
 from certserve.serving.config import Config, read_config
 
 _ROOT = Path(__file__).resolve().parents[2]
+_DOCUMENTS = {name: (_ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "benchmarks/RESULTS.md")}
 _SHELL = {"sh", "console", "bash", "shell"}
 _FILES = (".png", ".jpg", ".json", ".onnx", ".txt", ".csv", ".toml", ".pem", ".hex", ".npz", ".tsv")
 _FOLDERS = ("fashion-mnist", "mnist", "mnist-little-noise", "photos", "cifar10", "my-bundle", "made")
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, the words after it, where it stands, and its text."""
+    """A fenced block: its language, the words after it, the document and line where it stands, and its text."""
 
     language: str
     info: tuple[str, ...]
-    line: int
+    place: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.language}:{self.line}"
+        return f"{self.language}:{self.place}"
 
 
-def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a Markdown text."""
+def blocks(document: str) -> list[Block]:
+    """The fenced blocks of a Markdown document."""
     found: list[Block] = []
     start: int | None = None
-    lines = text.splitlines()
+    lines = _DOCUMENTS[document].splitlines()
     for number, line in enumerate(lines):
         if not line.startswith("```"):
             continue
@@ -46,9 +47,10 @@ def blocks(text: str) -> list[Block]:
             start = number
         else:
             language, *info = [*lines[start].removeprefix("```").split(), ""][: len(lines[start].split()) or 1]
-            found.append(Block(language, tuple(info), start + 1, "\n".join(lines[start + 1 : number]) + "\n"))
+            place = f"{document}:{start + 1}"
+            found.append(Block(language, tuple(info), place, "\n".join(lines[start + 1 : number]) + "\n"))
             start = None
-    assert start is None, f"README.md:{start}: this block has no end"
+    assert start is None, f"{document}:{start}: this block has no end"
     return found
 
 
@@ -94,7 +96,7 @@ def parse(command: str, folder: Path) -> None:
         node.make_context(node.name, words, parent).close()
 
 
-_BLOCKS = blocks((_ROOT / "README.md").read_text(encoding="utf-8"))
+_BLOCKS = [block for document in _DOCUMENTS for block in blocks(document)]
 _COMMANDS = [command for block in _BLOCKS if block.language in _SHELL for command in commands(block.text)]
 
 
@@ -165,7 +167,7 @@ def test_a_python_block_runs(block: Block, python: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [b for b in _BLOCKS if b.language == "python"], ids=str)
 def test_a_python_block_compiles(block: Block) -> None:
-    compile(block.text, f"README.md:{block.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    compile(block.text, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("block", [b for b in _BLOCKS if b.language == "toml"], ids=str)
@@ -179,8 +181,16 @@ def test_a_configuration_is_read_and_has_every_key(block: Block, tmp_path: Path)
         assert set(document[section]) == set(type(getattr(read, section)).__dataclass_fields__)
 
 
-def test_links_into_the_repository_lead_somewhere() -> None:
-    text = (_ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+@pytest.mark.parametrize("document", _DOCUMENTS)
+def test_links_into_the_repository_lead_somewhere(document: str) -> None:
+    here = _ROOT / document
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", _DOCUMENTS[document]) if "://" not in link]
     assert links
-    assert [link for link in links if link and not (_ROOT / link).exists()] == []
+    for link in links:
+        path, _, heading = link.partition("#")
+        there = here.parent / path if path else here
+        assert there.exists(), link
+        if heading:
+            text = re.sub(r"^```.*?^```", "", there.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+            titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link

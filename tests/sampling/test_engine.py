@@ -141,6 +141,39 @@ def test_one_is_prepared_where_it_will_not_be_in_vain(bench: Bench) -> None:
         _on(executor, scenario)
 
 
+def test_a_newcomer_beside_a_lone_job_starts_at_once(bench: Bench) -> None:
+    """A second job that waits until the half batches of the first are back fails; so does another answer of either."""
+    executor = bench.executor(largest_batch=64)
+    looks = tuple(range(64, 513, 64))
+
+    async def scenario(engine: Engine) -> None:
+        first = asyncio.create_task(engine.run(bench.job(1, 0, looks)))
+        await executor.settle()
+        assert [submitted.seeds for submitted in executor.pending] == [{1}]
+        second = asyncio.create_task(engine.run(bench.job(2, 0, looks)))
+        await executor.settle()
+        assert [submitted.seeds for submitted in executor.pending] == [{1}, {1, 2}]
+        await executor.finish()
+        assert await first == bench.evidence(1, 0, looks)
+        assert await second == bench.evidence(2, 0, looks)
+
+    _on(executor, scenario)
+
+
+def test_a_half_batch_that_fails_runs_again(bench: Bench) -> None:
+    executor = bench.executor(largest_batch=64)
+    looks = tuple(range(64, 257, 64))
+
+    async def scenario(engine: Engine) -> None:
+        task = asyncio.create_task(engine.run(bench.job(1, 0, looks)))
+        await executor.settle()
+        executor.pending.pop(0).fail(RuntimeError("for once"))
+        await executor.finish()
+        assert await task == bench.evidence(1, 0, looks)
+
+    _on(executor, scenario)
+
+
 def test_batches_may_come_back_out_of_order(bench: Bench) -> None:
     executor = bench.executor()
 
@@ -157,7 +190,7 @@ def test_batches_may_come_back_out_of_order(bench: Bench) -> None:
 
 
 def test_a_decision_at_an_early_look_drops_the_rest(bench: Bench) -> None:
-    executor = bench.executor()
+    executor = bench.executor(parallel=2)
 
     async def scenario(engine: Engine) -> None:
         early: Job[Evidence] = replace(bench.job(4, 0, (15, SMALL_JOB)), decider=bench.collector(1))
@@ -167,7 +200,7 @@ def test_a_decision_at_an_early_look_drops_the_rest(bench: Bench) -> None:
         assert await task == bench.evidence(4, 0, (15,))
         assert engine.waiting == 0
         await executor.finish()
-        assert len(executor.history) == 1
+        assert len(executor.history) == 2
 
     _on(executor, scenario)
 
@@ -243,7 +276,7 @@ def test_a_job_cancelled_in_the_queue_never_runs(bench: Bench) -> None:
 
 
 def test_a_job_cancelled_in_flight_submits_no_more(bench: Bench) -> None:
-    executor = bench.executor()
+    executor = bench.executor(parallel=2)
 
     async def scenario(engine: Engine) -> None:
         tasks = await _jobs(engine, bench, [4])
@@ -251,7 +284,7 @@ def test_a_job_cancelled_in_flight_submits_no_more(bench: Bench) -> None:
         tasks[4].cancel()
         await executor.finish()
         assert tasks[4].cancelled()
-        assert len(executor.history) == 1
+        assert len(executor.history) == 2
         assert engine.waiting == 0
 
     _on(executor, scenario)
