@@ -16,9 +16,10 @@ from certserve.attacks.norms import Norm
 from certserve.bundle import Bundle
 from certserve.datasets import Dataset, DatasetError
 from certserve.evaluation.magnet import kept
+from certserve.evaluation.magnet.files import write
 from certserve.evaluation.magnet.judge import Judge, scaled
 from certserve.evaluation.magnet.lines import Line, lengths, lines_of
-from certserve.evaluation.magnet.report import Adaptive, Report, Triple, write
+from certserve.evaluation.magnet.report import Adaptive, Report, Triple
 
 __all__ = ["Question", "evaluate_magnet"]
 

@@ -1,12 +1,9 @@
-"""Lines of the table -> what a reader is told: sentences, CSV, JSON, a picture and a page."""
+"""Lines of the table -> what a reader is told: figures, and sentences about them."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,9 @@ import numpy.typing as npt
 
 from certserve.bundle import Bundle
 from certserve.evaluation.magnet.judge import Clean
-from certserve.evaluation.magnet.lines import Line, write_lines
+from certserve.evaluation.magnet.lines import Line
 
-__all__ = ["Adaptive", "Report", "Triple", "document", "write"]
+__all__ = ["Adaptive", "Report", "Triple", "document"]
 
 _WINS = 0.5  # of the images: from here on the adaptive attack has won
 _NO_GUARANTEE = (
@@ -153,27 +150,3 @@ def document(report: Report) -> dict[str, Any]:
         "adaptive": adaptive and {**asdict(adaptive), "ratio": adaptive.ratio, "wins": adaptive.wins},
         "statements": report.statements,
     }  # fmt: skip
-
-
-def write(report: Report, folder: Path) -> None:
-    """Write `magnet.csv`, `magnet.json`, `magnet.png` and `magnet.html`, each whole or not at all.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed (`pip install 'certserve[evaluate]'`).
-    """
-    from certserve.evaluation.magnet.page import page
-    from certserve.evaluation.magnet.picture import draw
-
-    text = json.dumps(document(report), indent=2, ensure_ascii=False) + "\n"
-    _whole(folder / "magnet.csv", lambda path: write_lines(report.lines, path))
-    _whole(folder / "magnet.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _whole(folder / "magnet.png", lambda path: draw(report.lines, path, report.bundle.name))
-    html = page(report, (folder / "magnet.png").read_bytes())
-    _whole(folder / "magnet.html", lambda path: path.write_text(html, encoding="utf-8"))
-
-
-def _whole(path: Path, make: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"new-{path.name}")
-    make(beside)
-    os.replace(beside, path)

@@ -19,9 +19,10 @@ from certserve.datasets import Dataset
 from certserve.endpoints.local import LocalModel
 from certserve.evaluation.in_order import in_order
 from certserve.evaluation.preempt.figures import figures_of
+from certserve.evaluation.preempt.files import write
 from certserve.evaluation.preempt.question import Question
 from certserve.evaluation.preempt.reader import Facts
-from certserve.evaluation.preempt.report import Report, write
+from certserve.evaluation.preempt.report import Report
 from certserve.evaluation.preempt.rows import Row, Rows, check_record
 from certserve.evaluation.preempt.stages import DEFAULT, Stages
 from certserve.evaluation.tables import TableError
