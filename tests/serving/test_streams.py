@@ -25,8 +25,8 @@ from certserve.v1 import certserve_pb2 as pb
 LOOKS: dict[str, Any] = {"plan": LooksPlan(), "n": 20_000}
 LONG: dict[str, Any] = {"plan": LooksPlan(), "n": 5_000_000}
 AT_ONCE = 16
-AHEAD = 16
-"""What the connection itself may hold of either direction, and a message in each hand."""
+AHEAD = 64
+"""What the connection itself may hold of either direction: some ten messages, and more where the machine is slow."""
 FIXED = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]
 """Of a channel that holds no more where the machine is slow: gRPC else widens its window by the round trip's length."""
 
