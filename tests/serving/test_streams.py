@@ -18,6 +18,7 @@ import certserve
 from certserve import errors
 from certserve.endpoints.plans import LooksPlan, TargetPlan
 from certserve.errors import CertserveError
+from certserve.serving import server as serving
 from certserve.serving.config import Address, Config, Security
 from certserve.smoothing.outcomes import Abstention, Certificate
 from certserve.v1 import certserve_pb2 as pb
@@ -25,10 +26,10 @@ from certserve.v1 import certserve_pb2 as pb
 LOOKS: dict[str, Any] = {"plan": LooksPlan(), "n": 20_000}
 LONG: dict[str, Any] = {"plan": LooksPlan(), "n": 5_000_000}
 AT_ONCE = 16
-AHEAD = 64
-"""What the connection itself may hold of either direction: some ten messages, and more where the machine is slow."""
-FIXED = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]
-"""Of a channel that holds no more where the machine is slow: gRPC else widens its window by the round trip's length."""
+AHEAD = 16
+"""What the connection itself may hold of either direction, and a message in each hand."""
+FIXED = ("grpc.http2.bdp_probe", 0)
+"""Of an end that holds no more where the machine is slow: gRPC else widens its window by the round trip's length."""
 
 
 _LISTENER = """
@@ -182,7 +183,7 @@ class TestMany:
             assert [reply.tag for reply in replies] == ["quick", "slow"]
 
     @pytest.mark.parametrize("n", [2_000_000, 50], ids=["busy server", "slow listener"])
-    def test_back_pressure(self, server: Any, harness: ModuleType, n: int) -> None:
+    def test_back_pressure(self, loaded: Any, harness: ModuleType, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of a thousand questions, few are taken up ahead of the answers; long tags fill what the connection holds."""
         pulled: list[int] = []
 
@@ -192,15 +193,17 @@ class TestMany:
                 request = pb.CertifyRequest(image=_tensor(harness), n=n, nonce=k.to_bytes(2, "big"))
                 yield pb.CertifyManyRequest(tag=str(k).ljust(1 << 20, "x"), request=request)
 
-        with grpc.insecure_channel(server.target, options=FIXED) as channel:
+        monkeypatch.setattr(serving, "_OPTIONS", (*serving._OPTIONS, FIXED))
+        options = [FIXED, ("grpc.max_receive_message_length", -1)]
+        with harness.Server(loaded[:1]) as server, grpc.insecure_channel(server.target, options=options) as channel:
             replies = harness.stub(channel).CertifyMany(messages(), timeout=harness.PATIENCE)
             last = -1
             while last != len(pulled):
                 last = len(pulled)
                 time.sleep(1.0)
             replies.cancel()
-        assert AT_ONCE <= last <= AT_ONCE + AHEAD
-        assert harness.eventually(server.idle)
+            assert AT_ONCE <= last <= AT_ONCE + AHEAD
+            assert harness.eventually(server.idle)
 
     def test_whoever_leaves_ends_all_of_them(self, server: Any, harness: ModuleType) -> None:
         """Nothing is left in the engine."""
