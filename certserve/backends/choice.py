@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from certserve.backends.processor import multiplies_7bit_int8, multiplies_bfloat16, multiplies_int8
+from certserve.backends.processor import fast_in
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError
 
@@ -67,12 +67,10 @@ def how_to_install(executions: Sequence[Execution]) -> str:
 
 def _rank(execution: Execution, by_torch: bool) -> tuple[int, bool, int, int]:
     runtimes, precision = list(_NEEDS), execution.precision
-    needs = {"int8": multiplies_int8, "int8-7bit": multiplies_7bit_int8, "bfloat16": multiplies_bfloat16}
-    native = needs.get(precision, lambda: True)
     device = {"torch": 0 if by_torch else 2, "onnx-cuda": 1}.get(execution.runtime, 2)
     order = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
     runtime = runtimes.index(execution.runtime) if execution.runtime in runtimes else len(runtimes)
-    return (device, not (device < 2 or native()), order, runtime)
+    return (device, not (device < 2 or fast_in(precision)), order, runtime)
 
 
 def _has_cuda() -> bool:

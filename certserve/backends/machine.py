@@ -7,14 +7,7 @@ import importlib.util
 import platform
 from pathlib import Path
 
-from certserve.backends.processor import (
-    cores,
-    instruction_set,
-    multiplies_7bit_int8,
-    multiplies_bfloat16,
-    multiplies_int8,
-    processor_name,
-)
+from certserve.backends.processor import cores, fast_in, instruction_set, processor_name
 
 __all__ = ["hardware", "runtimes", "warnings"]
 
@@ -23,14 +16,13 @@ _ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onn
 
 def hardware() -> dict[str, str]:
     """The processor and what it multiplies fast, the GPU's driver, the system."""
-    able = (("int8", multiplies_int8), ("int8-7bit", multiplies_7bit_int8), ("bfloat16", multiplies_bfloat16))
-    fast = [name for name, has in able if has()]
+    fast = [precision for precision in ("int8", "int8-7bit", "bfloat16", "float32") if fast_in(precision)]
     driver = Path("/proc/driver/nvidia/version")
     return {
         "processor": processor_name(),
         "instructions": instruction_set(),
         "cores": str(cores()),
-        "fast in": ", ".join([*fast, "float32"]),
+        "fast in": ", ".join(fast),
         "NVIDIA driver": driver.read_text(encoding="utf-8").splitlines()[0] if driver.exists() else "none",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }

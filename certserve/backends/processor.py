@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = [
     "cores",
     "cores_each",
+    "fast_in",
     "instruction_set",
     "multiplies_7bit_int8",
     "multiplies_bfloat16",
@@ -64,6 +65,12 @@ def multiplies_7bit_int8() -> bool:
     AVX2 adds products of bytes two at a time, in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 saturates.
     """
     return multiplies_int8() or "avx2" in instruction_set().split("+")
+
+
+def fast_in(precision: str) -> bool:
+    """Whether the processor has what makes a precision fast; true for one that needs nothing special."""
+    needs = {"int8": multiplies_int8, "int8-7bit": multiplies_7bit_int8, "bfloat16": multiplies_bfloat16}
+    return needs.get(precision, lambda: True)()
 
 
 def processor_name() -> str:
