@@ -11,6 +11,7 @@ is told of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -76,10 +77,9 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A batch that the executor has, the future that it gave for it, and whether it is as large as was allowed."""
+    """A batch that the executor has, and whether it is as large as was allowed."""
 
     batch: tuple[Slice, ...]
-    future: Future[Labels]
     full: bool
 
 
@@ -152,10 +152,11 @@ class Engine:
         self._largest_jobs = largest_jobs
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
-        self._in_flight: dict[asyncio.Future[Labels], _Flight] = {}
+        self._in_flight: dict[Future[Labels], _Flight] = {}
         self._news = asyncio.Event()  # a batch is back, or a job came or went
         self._retrying = False  # a slice that failed is running again
         self._pace = _Pace(executor.parallel)
+        self._event_loop = asyncio.get_running_loop()
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
 
     @property
@@ -282,10 +283,14 @@ class Engine:
             if not self._in_flight:
                 self._pace.start(self._clock())
             future = self._executor.submit(batch)
-            wrapped = asyncio.wrap_future(future)
-            wrapped.add_done_callback(lambda _: self._news.set())
-            self._in_flight[wrapped] = _Flight(batch, future, _size(batch) >= rows)
+            self._in_flight[future] = _Flight(batch, _size(batch) >= rows)
             self._retrying = again
+            future.add_done_callback(self._wake)
+
+    def _wake(self, _: object) -> None:
+        """A batch is back; called on the executor's threads, at whatever time."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits
+            self._event_loop.call_soon_threadsafe(self._news.set)
 
     def _rows_to_submit(self) -> int:
         """How many draws the next batch may hold; 0: the executor has enough."""
@@ -307,12 +312,12 @@ class Engine:
             return
         newest = next(reversed(self._in_flight))
         flight = self._in_flight[newest]
-        if (job is None or any(piece.job == job for piece in flight.batch)) and flight.future.cancel():
+        if (job is None or any(piece.job == job for piece in flight.batch)) and newest.cancel():
             del self._in_flight[newest]
             self._scheduler.take_back(flight.batch)
             self._news.set()
 
-    def _collect(self, future: asyncio.Future[Labels], flight: _Flight) -> None:
+    def _collect(self, future: Future[Labels], flight: _Flight) -> None:
         batch = flight.batch
         try:
             labels = future.result()

@@ -1,9 +1,10 @@
 """What runs next, and which draws have been counted: bookkeeping without clock, thread, device or mathematics.
 
-A job is a known set of draws: `n0` of selection, and estimation up to the last of its looks. Slices of many jobs
-share a batch. Small jobs go ahead of large ones up to half of the draws, and within each lane jobs take turns, so
-nobody starves; what small jobs left of their half they may take later, up to a few batches. Labels may come back out
-of order; only the *prefix* of a job's draws is ever counted, and a look sees the votes of exactly that many draws.
+A job is a known set of draws: `n0` of selection, and estimation up to the last of its looks. Slices of many jobs share
+a batch. Small jobs go ahead of large ones up to half of the draws, and within each lane jobs take turns, so nobody
+starves; a large job's turn is a batch, so that few batches are cut into pieces. What small jobs left of their half they
+may take later, up to a few batches. Labels may come back out of order; only the *prefix* of a job's draws is ever
+counted, and a look sees the votes of exactly that many draws.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["SMALL_JOB", "Scheduler"]
 SMALL_JOB = 2_000
 """Jobs of at most this many draws go ahead."""
 
-_TURN = 32
+_TURN = 32  # of a small job; a large one has what is left of the batch
 _LARGEST_CREDIT = 256.0  # rows: enough for a Predict at once
 
 
@@ -178,7 +179,7 @@ class Scheduler:
             job.selection.arrive(piece.first, labels, ())
         else:
             job.seen += job.estimation.arrive(piece.first, labels, job.looks)
-        if job.selection.counted < job.selection.total:
+        if not job.seen or job.selection.counted < job.selection.total:
             return []
         selection = Votes.of(job.selection.tally)
         news, job.seen = job.seen, []
@@ -200,7 +201,7 @@ class Scheduler:
             draws, prefix = (DrawSet.SELECTION, job.selection)
             if prefix.handed_out == prefix.total:
                 draws, prefix = (DrawSet.ESTIMATION, job.estimation)
-            count = min(rows, _TURN, prefix.total - prefix.handed_out)
+            count = min(rows, _TURN if job.small else rows, prefix.total - prefix.handed_out)
             if count:
                 shares.setdefault((number, draws), [prefix.handed_out, 0])[1] += count
                 prefix.handed_out += count

@@ -140,6 +140,11 @@ def test_leaves_its_input_alone(subject: Subject) -> None:
     np.testing.assert_array_equal(pixels, before)
 
 
+def test_takes_rows_that_do_not_lie_together(subject: Subject) -> None:
+    apart = probe_pixels(subject.backend.shape, 16, SIGMA)[::2]
+    assert subject.backend.logits(apart).tobytes() == subject.backend.logits(apart.copy()).tobytes()
+
+
 def test_earlier_logits_survive_later_calls(subject: Subject) -> None:
     pixels = probe_pixels(subject.backend.shape, 16, SIGMA)
     first = subject.backend.logits(pixels[:8])

@@ -341,6 +341,22 @@ def test_a_job_that_comes_with_the_closing_fails_too(bench: Bench) -> None:
     _on(executor, scenario)
 
 
+def test_a_batch_that_comes_back_after_the_event_loop_is_not_missed(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device cannot be interrupted: its last batch may end when nobody is there any more."""
+    executor = bench.executor()
+
+    async def scenario(engine: Engine) -> None:
+        tasks = await _jobs(engine, bench, [1])
+        await executor.settle()
+        tasks[1].cancel()
+
+    _on(executor, scenario)
+    executor.pending.pop().answer()
+    assert not caplog.records
+
+
 def test_an_executor_that_cannot_take_work_fails_every_job(bench: Bench) -> None:
     executor = bench.executor()
 

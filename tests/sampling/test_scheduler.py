@@ -75,6 +75,16 @@ class TestWhatRunsNext:
         scheduler.add(1, n0=0, looks=[LARGE])
         assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS}
 
+    def test_large_jobs_take_turns_of_a_batch_and_small_ones_share_it(self, scheduler: Scheduler) -> None:
+        for job in (1, 2):
+            scheduler.add(job, n0=0, looks=[LARGE])
+        assert [_shares(scheduler.next_batch(ROWS)) for _ in range(4)] == [{1: ROWS}, {2: ROWS}] * 2
+        for job in (1, 2):
+            scheduler.cancel(job)
+        for job in (3, 4):
+            scheduler.add(job, n0=0, looks=[SMALL_JOB])
+        assert _shares(scheduler.next_batch(ROWS)) == {3: ROWS // 2, 4: ROWS // 2}
+
     @pytest.mark.parametrize(("small", "large", "expected"), [(10, 9_000, 118), (1_000, 9_000, 64)])
     def test_what_small_jobs_leave_goes_to_large_ones(
         self, scheduler: Scheduler, small: int, large: int, expected: int

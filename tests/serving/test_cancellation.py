@@ -123,7 +123,7 @@ class Story:
 
     def _prepared(self) -> bool:
         """Whether the engine has collected what ran, and handed over the batch after the one that is held up."""
-        return [f.future.done() for f in list(self._server.engine()._in_flight.values())] == [False, False]
+        return [batch.done() for batch in list(self._server.engine()._in_flight)] == [False, False]
 
     def _stages(self) -> dict[int, str]:
         """Where each request is, by number."""
