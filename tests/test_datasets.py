@@ -187,7 +187,11 @@ def test_an_idx_file_that_is_none_is_refused(tmp_path: Path, raw: bytes, said: s
         read([tmp_path])
 
 
-@pytest.mark.parametrize("raw", [b"no gzip", gzip.compress(idx_bytes(GREY))[:-9], gzip.compress(b"")[:5]])
+@pytest.mark.parametrize(
+    "raw",
+    [b"no gzip", gzip.compress(idx_bytes(GREY))[:-9], gzip.compress(b"")[:5]],
+    ids=["no gzip", "cut short", "header cut short"],
+)
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, raw: bytes) -> None:
     write_idx(tmp_path, "t10k", GREY, LABELS, ".gz")
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(raw)

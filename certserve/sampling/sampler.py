@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import queue
@@ -92,7 +93,8 @@ class Sampler:
                 done += rows
         finally:
             self._batches.put(batch)
-        return np.split(labels, np.cumsum([piece.count for _, piece in work])[:-1])
+        ends = itertools.accumulate(piece.count for _, piece in work)
+        return [labels[end - piece.count : end] for (_, piece), end in zip(work, ends, strict=True)]
 
     def _classify(self, batch: npt.NDArray[np.float32], labels: npt.NDArray[np.uint16]) -> None:
         """The labels of the first len(labels) rows of the batch, some of whose others are overwritten."""
@@ -113,8 +115,11 @@ class Sampler:
 
     def _argmax(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
         logits = self._backend.logits(batch.reshape(len(batch), *self._backend.shape))
-        finite = np.isfinite(logits).all(axis=1)
-        return np.where(finite, logits.argmax(axis=1), self.num_classes).astype(np.uint16)
+        labels: npt.NDArray[np.uint16] = logits.argmax(axis=1).astype(np.uint16)
+        finite = np.isfinite(logits)
+        if not finite.all():
+            labels[~finite.all(axis=1)] = self.num_classes
+        return labels
 
     def _go_on_with_less(self, rows: int, error: Exception) -> None:
         smaller = tuple(shape for shape in self._shapes if shape < rows)
