@@ -1,6 +1,6 @@
 """Draws per second of the published algorithm, of certserve, and of the bare classifier: same weights, one run.
 
-    python benchmarks/throughput.py [--model BUNDLE] [--n N] [--rounds R] [--out PREFIX]
+    python benchmarks/throughput.py [--model BUNDLE] [--n N] [--rounds R] [--only NAME ...] [--out PREFIX]
 
     eager-400, eager-1000   CERTIFY as its authors run it: float32 PyTorch, torch.randn, counts in Python
     art                     PyTorchRandomizedSmoothing of adversarial-robustness-toolbox, where that is installed
@@ -208,14 +208,14 @@ def contestants(found: Bundle, executions: list[str], stack: ExitStack) -> dict[
     return made
 
 
-def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[Row]:
-    """A row a contestant and round."""
+def measure(found: Bundle, executions: list[str], n: int, rounds: int, only: list[str] | None = None) -> list[Row]:
+    """A row a contestant and round; `only` some of them, by name."""
     facts = {"model": found.name, "n": n, "clients": CLIENTS, **machine()}
     rows = []
     with ExitStack() as stack:
         made = contestants(found, executions, stack)
         for turn in range(rounds + 1):
-            order = list(made.items())
+            order = [(known, run) for known, run in made.items() if not only or known[0] in only]
             for (name, execution), run in order if turn % 2 else reversed(order):
                 slow = name.startswith("eager") or name == "art"
                 rate = run(max(1000, n // 5) if slow else n)
@@ -227,24 +227,28 @@ def measure(found: Bundle, executions: list[str], n: int, rounds: int) -> list[R
 
 
 def summary(rows: list[Row]) -> list[str]:
-    """The ratios of each round: their median and range."""
+    """The ratios of each round: their median and range, of the contestants that there are."""
     rates: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         rates.setdefault((row["contestant"], row["execution"]), []).append(float(row["draws_per_second"]))
-    eager_rates = _best(rates, [(f"eager-{batch}", "float32") for batch in EAGER_BATCHES])
-    limits = {"published": eager_rates, "art": rates.get(("art", "float32"))}
+    published = _best(rates, [(f"eager-{batch}", "float32") for batch in EAGER_BATCHES])
     lines = []
-    for execution in dict.fromkeys(row["execution"] for row in rows if row["contestant"] == "served"):
-        served_rates = rates["served", execution]
+    for execution in dict.fromkeys(row["execution"] for row in rows):
+        of = {name: found for (name, known), found in rates.items() if known == execution}
         bare_rates = _best(rates, [(f"bare-{batch}", execution) for batch in BARE_BATCHES])
-        assert bare_rates is not None
-        parts = [f"{execution}: {statistics.median(served_rates):.0f} draws/s served"]
-        for name, over in {**limits, "bare": bare_rates}.items():
-            if over:
-                parts.append(f"served/{name} {_ratios(served_rates, over)}")
-        parts.append(f"in-process/bare {_ratios(rates['in-process', execution], bare_rates)}")
-        parts.append(f"bare/product {_ratios(bare_rates, rates['product', execution])}")
-        lines.append("; ".join(parts))
+        served_rates = of.get("served")
+        ratios = {
+            "served/published": (served_rates, published),
+            "served/art": (served_rates, rates.get(("art", "float32"))),
+            "served/bare": (served_rates, bare_rates),
+            "in-process/bare": (of.get("in-process"), bare_rates),
+            "bare/product": (bare_rates, of.get("product")),
+        }
+        parts = [f"{name} {_ratios(one, other)}" for name, (one, other) in ratios.items() if one and other]
+        if served_rates:
+            parts.insert(0, f"{statistics.median(served_rates):.0f} draws/s served")
+        if parts:
+            lines.append(f"{execution}: {'; '.join(parts)}")
     return lines
 
 
@@ -262,13 +266,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="a bundle's directory or a packaged model's name")
     parser.add_argument("--execution", action="append", help="default: each that OpenVINO runs; repeatable")
+    parser.add_argument("--only", action="append", help="only this contestant; repeatable")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="also write PREFIX.tsv and PREFIX.json")
     options = parser.parse_args()
     found = bundle.read(zoo.path_of(options.model))
     executions = options.execution or [e.name for e in found.executions if e.runtime == "openvino"]
-    rows = measure(found, executions, options.n, options.rounds)
+    rows = measure(found, executions, options.n, options.rounds, options.only)
     write(rows, summary(rows), options.out)
 
 
