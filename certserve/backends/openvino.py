@@ -85,24 +85,21 @@ class OpenVinoNetwork:
     def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The first output for pixels of shape (rows, *shape)."""
         try:
-            request, output = self._request(len(pixels))
+            request = self._request(len(pixels))
             together = np.ascontiguousarray(pixels, np.float32)  # the tensor does not keep it alive
             request.set_input_tensor(openvino.Tensor(together, shared_memory=True))
             request.start_async()  # `infer` does the same, and then makes a dictionary of the outputs
             request.wait()
-            return np.array(output, dtype=np.float32)
+            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
         except RuntimeError as error:
             raise failure("OpenVINO", len(pixels), error) from error
 
-    def _request(self, rows: int) -> tuple[Any, npt.NDArray[np.float32]]:
-        """This thread's request for so many rows, and where its first output will be."""
+    def _request(self, rows: int) -> Any:
         if not hasattr(self._own, "requests"):
             self._own.requests = {}
         if rows not in self._own.requests:
-            request = self._compile(rows).create_infer_request()
-            self._own.requests[rows] = (request, request.get_output_tensor(0).data)
-        known: tuple[Any, npt.NDArray[np.float32]] = self._own.requests[rows]
-        return known
+            self._own.requests[rows] = self._compile(rows).create_infer_request()
+        return self._own.requests[rows]
 
     def _compile(self, rows: int) -> Any:
         with self._compiling:
