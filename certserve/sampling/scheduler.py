@@ -2,9 +2,8 @@
 
 A job is a known set of draws: `n0` of selection, and estimation up to the last of its looks. Slices of many jobs share
 a batch. Small jobs go ahead of large ones up to half of the draws, and within each lane jobs take turns, so nobody
-starves; a large job's turn is a batch, so that few batches are cut into pieces. What small jobs left of their half they
-may take later, up to a few batches. Labels may come back out of order; only the *prefix* of a job's draws is ever
-counted, and a look sees the votes of exactly that many draws.
+starves; what small jobs left of their half they may take later, up to a few batches. Labels may come back out of order;
+only the *prefix* of a job's draws is ever counted, and a look sees the votes of exactly that many draws.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ __all__ = ["SMALL_JOB", "Scheduler"]
 SMALL_JOB = 2_000
 """Jobs of at most this many draws go ahead."""
 
-_TURN = 32  # of a small job; a large one has what is left of the batch
+_SMALL_TURN = 32  # draws: a newcomer shares the next batch
+_LARGE_TURN = 64  # most batches of a CPU hold one job; those of a GPU are shared, since a job may end soon
 _LARGEST_CREDIT = 256.0  # rows: enough for a Predict at once
 
 
@@ -201,7 +201,8 @@ class Scheduler:
             draws, prefix = (DrawSet.SELECTION, job.selection)
             if prefix.handed_out == prefix.total:
                 draws, prefix = (DrawSet.ESTIMATION, job.estimation)
-            count = min(rows, _TURN if job.small else rows, prefix.total - prefix.handed_out)
+            turn = _SMALL_TURN if job.small else _LARGE_TURN
+            count = min(rows, turn, prefix.total - prefix.handed_out)
             if count:
                 shares.setdefault((number, draws), [prefix.handed_out, 0])[1] += count
                 prefix.handed_out += count

@@ -75,15 +75,17 @@ class TestWhatRunsNext:
         scheduler.add(1, n0=0, looks=[LARGE])
         assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS}
 
-    def test_large_jobs_take_turns_of_a_batch_and_small_ones_share_it(self, scheduler: Scheduler) -> None:
-        for job in (1, 2):
+    def test_large_jobs_take_turns_of_64(self, scheduler: Scheduler) -> None:
+        """A small batch is not cut in pieces, and a large one does not run far ahead of what a job may need."""
+        for job in range(4):
             scheduler.add(job, n0=0, looks=[LARGE])
-        assert [_shares(scheduler.next_batch(ROWS)) for _ in range(4)] == [{1: ROWS}, {2: ROWS}] * 2
-        for job in (1, 2):
-            scheduler.cancel(job)
-        for job in (3, 4):
+        assert [_shares(scheduler.next_batch(64)) for _ in range(5)] == [{0: 64}, {1: 64}, {2: 64}, {3: 64}, {0: 64}]
+        assert _shares(scheduler.next_batch(512)) == dict.fromkeys(range(4), 128)
+
+    def test_small_jobs_share_a_batch_of_64(self, scheduler: Scheduler) -> None:
+        for job in range(2):
             scheduler.add(job, n0=0, looks=[SMALL_JOB])
-        assert _shares(scheduler.next_batch(ROWS)) == {3: ROWS // 2, 4: ROWS // 2}
+        assert _shares(scheduler.next_batch(64)) == {0: 32, 1: 32}
 
     @pytest.mark.parametrize(("small", "large", "expected"), [(10, 9_000, 118), (1_000, 9_000, 64)])
     def test_what_small_jobs_leave_goes_to_large_ones(
