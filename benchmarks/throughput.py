@@ -47,6 +47,14 @@ from certserve.serving.server import serving
 
 EAGER_BATCHES = (400, 1000)
 BARE_BATCHES = (64, 128)
+NAMES = (
+    *(f"eager-{batch}" for batch in EAGER_BATCHES),
+    "art",
+    "in-process",
+    "served",
+    *(f"bare-{batch}" for batch in BARE_BATCHES),
+    "product",
+)
 CLIENTS = 2
 
 Contestant = Callable[[int], float]
@@ -266,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="a bundle's directory or a packaged model's name")
     parser.add_argument("--execution", action="append", help="default: each that OpenVINO runs; repeatable")
-    parser.add_argument("--only", action="append", help="only this contestant; repeatable")
+    parser.add_argument("--only", action="append", choices=NAMES, help="only this contestant; repeatable")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="also write PREFIX.tsv and PREFIX.json")
