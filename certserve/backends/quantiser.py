@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,17 @@ from certserve.errors import BackendFailed
 
 __all__ = ["quantise"]
 
-_QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "AveragePool", "MaxPool")
+# A ReLU is the lower end of its output's range: with it, one rounding in place of two, and no pass of its own.
+_QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "AveragePool", "MaxPool")
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_AFTER_LOGITS = ("Flatten", "Reshape", "Softmax", "LogSoftmax")  # a bias is in the layer by then
 
 
 def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, weight_bits: int = 8) -> bytes:
     """An int8 ONNX file of a float32 one: unsigned activations, signed weights, ranges from the given inputs.
+
+    A range is the mean of the batches' own, so that a single far value does not coarsen all the others. A dense layer
+    that makes the logits stays in float32: it costs little, and its rounding would move every label.
 
     Args:
         batches: inputs such as those it will be served, (rows, channels, height, width) each.
@@ -36,22 +43,44 @@ def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, weight_
         with tempfile.TemporaryDirectory() as folder:
             ready, done = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
             quant_pre_process(model, ready, skip_symbolic_shape=True)
+            graph = _named(ready)
             quantize_static(
                 ready,
                 done,
-                _Calibration(onnx.load(ready).graph.input[0].name, batches),
+                _Calibration(graph.input[0].name, batches),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
+                nodes_to_exclude=_dense_logits(graph),
                 per_channel=True,
                 reduce_range=weight_bits == 7,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                extra_options={"CalibMovingAverage": True},
             )
             return done.read_bytes()
     except Exception as error:  # the quantiser's exceptions share no base but Exception
         raise BackendFailed(f"{model}: ONNX Runtime cannot quantise it: {error}") from error
     finally:
         root.removeFilter(_is_error)
+
+
+def _named(path: Path) -> Any:
+    """The file's graph, after giving each of its nodes a name, by which the quantiser tells them apart."""
+    model = onnx.load(path)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}/{i}"
+    onnx.save(model, path)
+    return model.graph
+
+
+def _dense_logits(graph: Any) -> list[str]:
+    """The name of the dense layer whose output the logits are; none where it is the network's only layer."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in _AFTER_LOGITS:
+        node = makers.get(node.input[0])
+    others = [each for each in graph.node if each.op_type in _LAYERS and each is not node]
+    return [node.name] if others and node is not None and node.op_type in ("Gemm", "MatMul") else []
 
 
 def _is_error(record: logging.LogRecord) -> bool:

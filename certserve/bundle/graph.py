@@ -22,6 +22,7 @@ _SEPARATE_INITIALISERS = 4  # the IR version since which initialisers need not b
 _FLOAT = 1  # TensorProto.FLOAT
 _FLOAT16 = 10  # TensorProto.FLOAT16
 _BYTES = (2, 3)  # TensorProto.UINT8 and .INT8
+_LAYERS = ("Conv", "Gemm", "MatMul")
 _REFUSED = (
     "has {found}; a classifier has one float32 input [batch, channels, height, width] and logits [batch, classes]"
 )
@@ -125,8 +126,8 @@ def bake(model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
 def precision(model: Any) -> str:
     """In what most of the graph computes.
 
-    Where it is quantised "int8", or "int8-7bit" if the weights of all its layers are found and lie in -64..64; else
-    "float16" where weights are, else "float32".
+    Where it is quantised "int8", or "int8-7bit" if the weights of all its quantised layers are found and lie in
+    -64..64; else "float16" where weights are, else "float32".
     """
     tensors = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer]
     if any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _nodes(model.graph)):
@@ -137,7 +138,11 @@ def precision(model: Any) -> str:
 
 
 def _has_7bit_weights(model: Any, tensors: list[Any]) -> bool:
-    layers = sum(any(kind in node.op_type for kind in ("Conv", "Gemm", "MatMul")) for node in _nodes(model.graph))
+    floats = {t.name for t in tensors if t.data_type == _FLOAT}
+    layers = sum(
+        any(kind in node.op_type for kind in _LAYERS) and not (node.op_type in _LAYERS and node.input[1] in floats)
+        for node in _nodes(model.graph)
+    )
     weights = [_onnx().numpy_helper.to_array(t) for t in tensors if t.data_type in _BYTES and len(t.dims) > 1]
     return 0 < layers <= len(weights) and all(-64 <= w.min(initial=0) <= w.max(initial=0) <= 64 for w in weights)
 

@@ -131,6 +131,15 @@ def test_weights_that_are_not_all_found_are_not_taken_to_have_7_bits(made: Bundl
     assert precision(model) == "int8"
 
 
+def test_a_layer_in_float32_does_not_hide_that_the_others_have_7_bits(made: Bundle) -> None:
+    """The dense layer, which stays in float32, taken for one whose bytes are not known fails."""
+    model = onnx.load_from_string(quantise(made.file("model.onnx"), images_of(64).images, 0.25, weight_bits=7))
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    bytes_of = [tensor for tensor in model.graph.initializer if tensor.name.endswith("_quantized")]
+    assert (len(layers), sum(len(tensor.dims) > 1 for tensor in bytes_of)) == (2, 1)
+    assert precision(model) == "int8-7bit"
+
+
 @pytest.mark.usefixtures("quick", "vnni")
 def test_one_that_is_no_good_does_not_cost_the_other(
     made: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
