@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from certserve.endpoints.models import Models, ServedModel, require_gradients
 from certserve.endpoints.requests import CertifyRequest, PredictRequest, Progress, RobustifyRequest
 from certserve.endpoints.searches import Searches
 from certserve.endpoints.smoothing import SmoothingEndpoints
-from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
+from certserve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Violation
 from certserve.images import EncodedImage, ImageError, ImageFit, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import LEVELS
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from certserve.defences.preemptive.eight_bit import Moved
 
 __all__ = ["RobustifyEndpoint"]
+
+Answer = TypeVar("Answer")
 
 _SEED_BYTES = 7  # what a generator of torch takes is below 2^63
 _BETWEEN = 0.1  # seconds between two replies that say how far it is
@@ -68,7 +70,8 @@ class RobustifyEndpoint:
     ) -> Robustified:
         """A safer image near the request's; see `Robustified`.
 
-        Cancelled, or out of time, the search ends with the pass that is running.
+        Cancelled, or out of time, the search ends with the pass that is running. Where too many draws wait when it
+        has ended, the certificates of what it found wait too.
 
         Args:
             timeout: seconds after which to give up; None: never.
@@ -130,7 +133,7 @@ class RobustifyEndpoint:
         request, model, budget, how, told = task.request, task.model, task.budget, task.how, task.told
         loop = asyncio.get_running_loop()
         pixels = await loop.run_in_executor(self._decoder, _decoded, task.image, model, request.fit, self._limits)
-        predicted, before = await self._asked(request, task.image, request.fit, told)
+        predicted, before = await self._asked(request, task.image, request.fit, told, patient=False)
         label, sigma = leading(predicted), before.setting.sigma
         seed = _seed(request, model, pixels, budget, how)
 
@@ -147,7 +150,7 @@ class RobustifyEndpoint:
 
         moved = await self._searches.run(search)
         png = images.encode_png(moved.images[0], model.bundle.colour)
-        predicted_after, after = await self._asked(request, EncodedImage(png), ImageFit.EXACT, told)
+        predicted_after, after = await self._asked(request, EncodedImage(png), ImageFit.EXACT, told, patient=True)
         told.end()
         change = np.abs(moved.images[0].astype(np.int64) - pixels)
         return Robustified(
@@ -166,9 +169,9 @@ class RobustifyEndpoint:
         )
 
     async def _asked(
-        self, request: RobustifyRequest, image: ImageInput, fit: ImageFit, told: _Told
+        self, request: RobustifyRequest, image: ImageInput, fit: ImageFit, told: _Told, *, patient: bool
     ) -> tuple[PredictOutcome, CertifyOutcome]:
-        """What the model predicts and certifies of an image."""
+        """What the model predicts and certifies of an image; patient, it asks again while too many draws wait."""
         asked = PredictRequest(
             image=image,
             model=request.model,
@@ -178,8 +181,9 @@ class RobustifyEndpoint:
             arithmetic=Arithmetic.GRID,
             nonce=request.nonce,
         )
-        predicted = await self._smoothing.predict(asked, on_progress=told.draws())
-        certified = await self._smoothing.certify(_certify(request, image, fit), on_progress=told.draws())
+        certify = _certify(request, image, fit)
+        predicted = await _answer(lambda: self._smoothing.predict(asked, on_progress=told.draws()), patient)
+        certified = await _answer(lambda: self._smoothing.certify(certify, on_progress=told.draws()), patient)
         return predicted, certified
 
     def _network(self, model: ServedModel) -> Any:
@@ -232,6 +236,16 @@ class _Told:
     def end(self) -> None:
         """All is done, and less than planned may have been enough."""
         self.passes(self._total - self._done)
+
+
+async def _answer(ask: Callable[[], Awaitable[Answer]], patient: bool) -> Answer:
+    while True:
+        try:
+            return await ask()
+        except Overloaded as busy:
+            if not patient:
+                raise
+            await asyncio.sleep(busy.retry_after)
 
 
 def _certify(request: RobustifyRequest, image: ImageInput | None, fit: ImageFit) -> CertifyRequest:

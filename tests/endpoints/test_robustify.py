@@ -18,6 +18,7 @@ import certserve  # noqa: E402 (after the check that torch is there)
 from certserve import errors  # noqa: E402
 from certserve.datasets import read  # noqa: E402
 from certserve.defences.preemptive.methods import Bilevel, CertMargin, Fast, Method, Qualities  # noqa: E402
+from certserve.endpoints.smoothing import SmoothingEndpoints  # noqa: E402
 from certserve.images import ImageFit, RawImage, encode_png  # noqa: E402
 from certserve.noise.keystream import Secret  # noqa: E402
 from certserve.smoothing.outcomes import Certificate  # noqa: E402
@@ -160,6 +161,29 @@ def test_out_of_time_the_search_ends(digits: Any) -> None:
     start = time.perf_counter()
     digits.robustify(picture(), **QUICK)  # the one thread that searches is free again
     assert time.perf_counter() - start < 30
+
+
+def test_what_a_search_found_is_certified_once_there_is_room(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose certificate is refused because others wait is lost; one that has not begun is better refused."""
+    expected, asked, busy = digits.robustify(picture(), **QUICK), 0, {2, 3}
+    certify = SmoothingEndpoints.certify
+
+    async def crowded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked in busy:
+            raise errors.Overloaded("9 draws are waiting; try again later.", retry_after=0.01)
+        return await certify(self, *args, **kwargs)
+
+    monkeypatch.setattr(SmoothingEndpoints, "certify", crowded)
+    told: list[tuple[int, int]] = []
+    result = digits.robustify(picture(), **QUICK, on_progress=lambda done, total: told.append((done, total)))
+    assert (result.png, result.after, asked) == (expected.png, expected.after, 4)
+    assert told[-1][0] == told[-1][1]
+    busy.add(5)
+    with pytest.raises(errors.Overloaded):
+        digits.robustify(picture(), **QUICK)
+    assert asked == 5
 
 
 def test_a_closed_model_says_so() -> None:
