@@ -2,9 +2,9 @@
 
     parent: submit, ask -> pipe -> child: threads of the sampler -> pipe -> parent: futures
 
-The child is started again when it dies, and given up when it does not come up any more. The batches it was running
-fail, to be retried by the engine; batches that it had not begun are handed to the new one, so an input that kills it
-cannot spoil its neighbours. No caller waits for the pipe: a thread writes to it, another reads.
+The child is started again when it dies, and given up when it does not come up any more. What it had not begun is handed
+to the new one; what it was running too, each with nothing beside it, so that an input that kills it cannot spoil its
+neighbours. What was alone when it died fails. No caller waits for the pipe: a thread writes to it, another reads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class _Pending:
     question: object
     future: Future[Any]
 
+    def begin(self) -> bool:
+        """Whether it is still wanted; from now on it is not taken back."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
 
 class ProcessExecutor:
     """Runs slices in a child process, started by `spawn`.
@@ -78,7 +83,11 @@ class ProcessExecutor:
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make = make
         self._sources: dict[int, DrawSource] = {}
-        self._pending: dict[int, _Pending] = {}  # by number, in the order of submission
+        self._pending: dict[int, _Pending] = {}  # what the child has, by number, in the order of handing over
+        self._waiting: deque[_Pending] = deque()  # what it is still to be given
+        self._suspects: deque[_Pending] = deque()  # what was running when it died, to be run before all others
+        self._alone = False  # a suspect is running
+        self._up = True  # there is a child that is not known to have died
         self._numbers = itertools.count()
         self._sent: set[int] = set()  # jobs whose input the child has
         self._lock = threading.Lock()
@@ -137,11 +146,11 @@ class ProcessExecutor:
     def submit(self, batch: Sequence[Slice]) -> Future[Labels]:
         with self._lock:
             sources = {piece.job: self._sources[piece.job] for piece in batch}
-            return self._give(_Pending(tuple(batch), sources, None, Future()))
+            return self._take(_Pending(tuple(batch), sources, None, Future()))
 
     def ask(self, question: object) -> Future[Any]:
         with self._lock:
-            return self._give(_Pending((), {}, question, Future()))
+            return self._take(_Pending((), {}, question, Future()))
 
     def close(self) -> None:
         """End the child; batches still with it fail."""
@@ -185,20 +194,20 @@ class ProcessExecutor:
             with self._lock:
                 pending = self._pending.pop(number)
                 self._forget_done(pending)
+                self._alone = False
+                self._hand_over()
             if isinstance(answer, Exception):
                 pending.future.set_exception(answer)
             else:
                 pending.future.set_result(answer)
 
     def _restart(self) -> bool:
-        """Whether there is a new child; the batches that the old one was running have failed then."""
-        with self._lock:
-            running = list(self._pending)[: self._facts.parallel]  # the child begins them in order
-            failed = [self._pending.pop(number) for number in running]
-            closed = self._closed
+        """Whether there is a new child."""
+        failed = self._blame()
         for pending in failed:
             pending.future.set_exception(BackendFailed("The process that runs the model died."))
-        if not closed:
+        if not self._closed:
+            self._child.join(_END_SECONDS)
             _log.warning("the process that runs the model died (exit code %s)", self._child.exitcode)
         try:
             child, pipe, facts = self._start_again()
@@ -207,14 +216,25 @@ class ProcessExecutor:
             return False
         with self._lock:
             if not self._closed and facts == self._facts:
-                self._child, self._pipe, self._sent = child, pipe, set()
-                for number, pending in self._pending.items():
-                    self._hand_over(number, pending)
+                self._child, self._pipe, self._sent, self._up = child, pipe, set(), True
+                self._hand_over()
                 return True
         child.kill()
         pipe.close()
         self._give_up(BackendFailed("The process of this model has ended, or came up as another one."))
         return False
+
+    def _blame(self) -> list[_Pending]:
+        """Sort what the dead child had: what it ran alone has failed, what it ran beside others is suspect."""
+        with self._lock:
+            had, self._pending = list(self._pending.values()), {}
+            self._up = self._alone = False
+            running, rest = had[: self._facts.parallel], had[self._facts.parallel :]  # it begins them in order
+            self._waiting.extendleft(reversed(rest))
+            if len(running) == 1 or self._closed:
+                return running
+            self._suspects.extend(running)
+            return []
 
     def _start_again(self) -> tuple[BaseProcess, Connection, _Facts]:
         """A new child; patient with one that does not come up at once."""
@@ -231,21 +251,44 @@ class ProcessExecutor:
     def _give_up(self, error: Exception) -> None:
         with self._lock:
             self._closed = True
-            left, self._pending = self._pending, {}
-        for pending in left.values():
-            pending.future.set_exception(error)
+            left = [*self._pending.values(), *self._suspects, *self._waiting]
+            self._pending = {}
+            self._suspects.clear()
+            self._waiting.clear()
+        for pending in left:
+            if pending.begin():
+                pending.future.set_exception(error)
 
-    def _give(self, pending: _Pending) -> Future[Any]:
-        pending.future.set_running_or_notify_cancel()  # what was handed to the child is not taken back
+    def _take(self, pending: _Pending) -> Future[Any]:
         if self._closed:
             pending.future.set_exception(BackendFailed("The process of this model has ended."))
-            return pending.future
-        number = next(self._numbers)
-        self._pending[number] = pending
-        self._hand_over(number, pending)
+        else:
+            self._waiting.append(pending)
+            self._hand_over()
         return pending.future
 
-    def _hand_over(self, number: int, pending: _Pending) -> None:
+    def _hand_over(self) -> None:
+        """Give the child what it is to have: a suspect alone; else all batches, and as many questions as it answers."""
+        if not self._up or self._alone:
+            return
+        if self._suspects:
+            if not self._pending:
+                self._alone = True
+                self._give(self._suspects.popleft())
+            return
+        questions = sum(not pending.batch for pending in self._pending.values())
+        left: deque[_Pending] = deque()
+        for pending in self._waiting:
+            if not pending.batch and questions >= self._facts.parallel:
+                left.append(pending)
+            elif pending.begin():
+                questions += not pending.batch
+                self._give(pending)
+        self._waiting = left
+
+    def _give(self, pending: _Pending) -> None:
+        number = next(self._numbers)
+        self._pending[number] = pending
         if not pending.batch:
             self._send(("ask", number, pending.question))
             return

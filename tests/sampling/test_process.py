@@ -102,14 +102,22 @@ def test_a_kill_while_nothing_runs_is_not_noticed(executor: ProcessExecutor) -> 
         assert _answers(executor, _job(1)) == undisturbed
 
 
-@pytest.mark.parametrize("parallel", [1, 2, 3])
-def test_batches_not_begun_are_handed_to_the_next_process(
-    make: Callable[[], Any], process_folder: Path, parallel: int
-) -> None:
-    """Only those that it ran at once fail when the process is killed; the others need no retry."""
-    (process_folder / "parallel").write_text(str(parallel), encoding="utf-8")
-    executor = ProcessExecutor(make)
-    assert executor.parallel == parallel
+@pytest.fixture
+def parallel_executor(
+    request: pytest.FixtureRequest, make: Callable[[], Any], process_folder: Path
+) -> Iterator[ProcessExecutor]:
+    """One that runs as many batches at once as the parameter says."""
+    (process_folder / "parallel").write_text(str(request.param), encoding="utf-8")
+    made = ProcessExecutor(make)
+    assert made.parallel == request.param
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("parallel_executor", [1, 2, 3], indirect=True)
+def test_only_what_ran_alone_fails_with_the_process(parallel_executor: ProcessExecutor, process_folder: Path) -> None:
+    """What it ran beside others when it was killed, and what it had not begun, the next process answers."""
+    executor, parallel = parallel_executor, parallel_executor.parallel
     executor.admit(1, _source(1))
     (process_folder / "hold").touch()
     pieces = [Slice(1, DrawSet.ESTIMATION, 32 * k, 32) for k in range(parallel + 2)]
@@ -117,13 +125,48 @@ def test_batches_not_begun_are_handed_to_the_next_process(
     time.sleep(0.2)
     _kill(executor)
     (process_folder / "hold").unlink()
-    for future in futures[:parallel]:
+    lost = 1 if parallel == 1 else 0
+    for future in futures[:lost]:
         with pytest.raises(BackendFailed, match="died"):
             future.result(TIMEOUT)
-    later = [future.result(TIMEOUT)[0].tolist() for future in futures[parallel:]]
-    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[parallel:]]
+    later = [future.result(TIMEOUT)[0].tolist() for future in futures[lost:]]
+    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[lost:]]
     assert later == again
-    executor.close()
+
+
+@pytest.mark.parametrize("parallel_executor", [2], indirect=True)
+def test_a_question_that_kills_the_process_fails_alone(parallel_executor: ProcessExecutor) -> None:
+    """However often it is asked while others are answered: each of those is, and so are other questions."""
+    executor = parallel_executor
+    undisturbed = _answers(executor, *(_job(seed) for seed in range(4)))
+    poison, harmless = np.full((1, 3, 8, 8), 10.0, np.float32), np.zeros((1, 3, 8, 8), np.float32)
+    asked: list[Any] = []
+
+    def ask() -> None:
+        asked.extend(executor.ask(question) for question in (poison, harmless, poison))
+
+    assert _answers(executor, *(_job(seed) for seed in range(4)), meanwhile=ask) == undisturbed
+    for question in (asked[0], asked[2]):
+        assert isinstance(question.exception(TIMEOUT), BackendFailed)
+    assert asked[1].result(TIMEOUT).shape == (1, 4)
+
+
+@pytest.mark.parametrize("parallel_executor", [2], indirect=True)
+def test_questions_that_nobody_waits_for_are_not_answered(
+    parallel_executor: ProcessExecutor, process_folder: Path
+) -> None:
+    """The process has as many as it answers at once; those behind them can be taken back, and batches pass them."""
+    executor = parallel_executor
+    (process_folder / "hold").touch()
+    questions = [executor.ask(np.zeros((1, 3, 8, 8), np.float32)) for _ in range(20)]
+    executor.admit(1, _source(1))
+    batch = executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)])
+    assert [question.cancel() for question in questions] == [False] * 2 + [True] * 18
+    assert not batch.cancel()
+    (process_folder / "hold").unlink()
+    assert [question.result(TIMEOUT).shape for question in questions[:2]] == [(1, 4)] * 2
+    assert len(batch.result(TIMEOUT)[0]) == 8
+    assert executor.ask(np.zeros((2, 3, 8, 8), np.float32)).result(TIMEOUT).shape == (2, 4)
 
 
 def test_a_process_that_comes_up_as_another_model_is_not_used(executor: ProcessExecutor, process_folder: Path) -> None:
