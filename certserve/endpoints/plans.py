@@ -6,6 +6,7 @@ The plans themselves, and what they promise, are `certserve.smoothing.plans`.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -73,7 +74,7 @@ class TargetPlan:
     """Is the radius at least `radius`? Answers as soon as that is shown, or looks out of reach.
 
     Attributes:
-        radius: in input units, > 0. grow: larger radii to go on to, increasing.
+        radius: in input units, > 0. grow: larger radii to go on to, increasing, at most 99.
     """
 
     radius: float
@@ -102,7 +103,7 @@ class LooksPlan:
     """As large a radius as the draws show, with a valid certificate after each of a few looks.
 
     Attributes:
-        looks: numbers of estimation draws, increasing; empty: 200, 400, 800, ... and n.
+        looks: numbers of estimation draws, increasing, at most 100; empty: 200, 400, 800, ... and n.
         precision: stop where the looks to come could hardly add so much to the radius, in input units; None: never.
     """
 
@@ -110,7 +111,7 @@ class LooksPlan:
     precision: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "looks", tuple(int(look) for look in self.looks))
+        object.__setattr__(self, "looks", tuple(map(operator.index, self.looks)))
         object.__setattr__(self, "precision", None if self.precision is None else float(self.precision))
 
     def certify(self, budgets: Budgets) -> Looks:

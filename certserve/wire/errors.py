@@ -37,6 +37,7 @@ CODES: Mapping[type[CertserveError], int] = {
 _DOMAIN = "certserve"
 _GENERIC = "The server failed on this request; its log holds the cause under the request id."
 _LONGEST_NAME = 200
+_LONGEST_MESSAGE, _LONGEST_DETAIL, _MOST_DETAILS = 1_000, 300, 12  # gRPC carries a status of 8 KiB, no larger one
 _BARE: Mapping[int, type[CertserveError]] = {
     code_pb2.UNAVAILABLE: errors.Unavailable,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
@@ -54,8 +55,10 @@ def to_status(error: Exception, request_id: str) -> Status:
     details: list[Any] = [info, error_details_pb2.RequestInfo(request_id=request_id)]
     if isinstance(error, errors.InvalidRequest):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
+            error_details_pb2.BadRequest.FieldViolation(
+                field=v.field, description=_short(v.description, _LONGEST_DETAIL)
+            )
+            for v in error.violations[:_MOST_DETAILS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     elif isinstance(error, errors.Overloaded):
@@ -66,11 +69,16 @@ def to_status(error: Exception, request_id: str) -> Status:
         info.metadata["name"] = error.name[:_LONGEST_NAME]
         details += [error_details_pb2.ResourceInfo(resource_type="model", resource_name=n) for n in error.available]
     elif isinstance(error, errors.VerificationFailed):
-        details.append(error_details_pb2.DebugInfo(stack_entries=error.discrepancies))
-    status = Status(code=CODES[type(error)], message=str(error))
+        told = [_short(discrepancy, _LONGEST_DETAIL) for discrepancy in error.discrepancies[:_MOST_DETAILS]]
+        details.append(error_details_pb2.DebugInfo(stack_entries=told))
+    status = Status(code=CODES[type(error)], message=_short(str(error), _LONGEST_MESSAGE))
     for detail in details:
         status.details.add().Pack(detail)
     return status
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def from_status(status: Status) -> CertserveError:

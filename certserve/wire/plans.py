@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from certserve.endpoints.plans import AnytimePlan, CertifyPlan, FixedPlan, LooksPlan, PredictPlan, TargetPlan
 from certserve.errors import InvalidRequest, Violation
+from certserve.smoothing.plans.plan import MOST_STEPS
 from certserve.v1 import certserve_pb2 as pb
 
 __all__ = ["certify_plan_from_wire", "plan_to_wire", "predict_plan_from_wire", "time_budget_from_wire"]
@@ -32,10 +34,13 @@ def plan_to_wire(plan: CertifyPlan | PredictPlan, time_budget: float | None) -> 
 def certify_plan_from_wire(message: pb.CertifyRequest, wrong: list[Violation]) -> CertifyPlan:
     """The plan of a Certify; what is wrong with it is added to `wrong`."""
     kind = message.plan.WhichOneof("kind")
+    target, looks = message.plan.target, message.plan.looks
+    if len(target.grow) >= MOST_STEPS or len(looks.looks) > MOST_STEPS:  # before they are copied
+        wrong.append(Violation("plan", f"may name at most {MOST_STEPS} looks or radii"))
+        return FixedPlan()
     if kind == "target":
-        return TargetPlan(message.plan.target.radius, tuple(message.plan.target.grow))
+        return TargetPlan(target.radius, tuple(target.grow))
     if kind == "looks":
-        looks = message.plan.looks
         return LooksPlan(tuple(looks.looks), looks.precision if looks.HasField("precision") else None)
     if kind == "anytime":
         wrong.append(Violation("plan", "AnytimePlan is for Predict; use FixedPlan, TargetPlan or LooksPlan"))
@@ -63,7 +68,7 @@ def time_budget_from_wire(plan: pb.Plan) -> float | None:
 
 def _check_kind(plan: pb.Plan, wrong: list[Violation]) -> None:
     """A plan without a kind is a time budget for the usual one, or of a kind that this version does not know."""
-    if plan.ByteSize() and not plan.HasField("time_budget"):
+    if len(UnknownFieldSet(plan)):
         wrong.append(Violation("plan", "has a kind that this version does not know"))
 
 

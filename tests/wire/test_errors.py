@@ -13,7 +13,7 @@ import certserve.client
 import certserve.endpoints.local
 import certserve.serving.server  # noqa: F401 - so that every subclass there is has been defined
 from certserve import errors
-from certserve.errors import CertserveError, Violation
+from certserve.errors import CertserveError, InvalidRequest, Violation
 from certserve.wire.errors import CODES, from_status, to_status
 
 
@@ -86,6 +86,15 @@ def test_standard_details_for_other_languages(cls: type[CertserveError]) -> None
     assert status.details[0].Unpack(info)
     assert status.details[1].Unpack(request)
     assert (info.domain, info.reason, request.request_id) == ("certserve", cls.__name__, "req-1")
+
+
+def test_a_long_error_stays_small_enough_to_travel() -> None:
+    """gRPC drops a status of over 8 KiB, and then the caller learns nothing."""
+    wrong = [Violation(f"field {k}", "x" * 100_000) for k in range(1_000)]
+    for error in (InvalidRequest(wrong), errors.VerificationFailed(["x" * 100_000] * 1_000)):
+        status = to_status(error, "id")
+        assert status.ByteSize() < 6_000
+        assert type(from_status(status)) is type(error)
 
 
 def test_violations_are_a_bad_request() -> None:

@@ -284,6 +284,29 @@ class TestRequests:
             requests.certify_request_to_wire(CertifyRequest(image=None, **asked))
         assert [violation.field for violation in caught.value.violations] == [field]
 
+    def test_a_kind_of_plan_that_is_not_known_is_refused(self) -> None:
+        """Taken for the fixed plan because a time budget is beside it, it would answer another question."""
+        for more in (b"", pb.Plan(time_budget={"seconds": 1}).SerializeToString()):
+            message = pb.CertifyRequest(plan=pb.Plan.FromString(more + b"\xfa\x07\x02hi"))
+            (wrong,) = requests.certify_request_from_wire(message).malformed
+            assert (wrong.field, wrong.description) == ("plan", "has a kind that this version does not know")
+
+    @pytest.mark.parametrize(
+        ("plan", "fits"),
+        [
+            (TargetPlan(0.1, tuple(0.1 + k for k in range(1, 100))), True),
+            (TargetPlan(0.1, tuple(0.1 + k for k in range(1, 101))), False),
+            (LooksPlan(tuple(range(1, 101))), True),
+            (LooksPlan(tuple(range(1, 102))), False),
+        ],
+    )
+    def test_a_plan_names_a_hundred_steps_at_most(self, plan: Any, fits: bool) -> None:
+        """Each costs time on the event loop; a message has room for millions."""
+        sent = requests.certify_request_to_wire(CertifyRequest(image=None, plan=plan)).SerializeToString()
+        found = requests.certify_request_from_wire(pb.CertifyRequest.FromString(sent))
+        assert (found.plan == plan) is fits
+        assert [violation.field for violation in found.malformed] == ([] if fits else ["plan"])
+
     @pytest.mark.parametrize("seconds", [1e-9, 0.1, 0.05, 1.0, 86_400.0, -1.0, 0.0])
     def test_a_time_budget_arrives_to_the_nanosecond(self, seconds: float) -> None:
         """Zero and less too: the endpoint names them."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 from certserve.smoothing.bounds import LARGEST_N, clopper_pearson_lower, clopper_pearson_upper
 from certserve.smoothing.decision import certified_probability, conclude, runner_up_probability
 from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.outcomes import Abstention, Bound, Case, Certificate, Schedule, Undecided, Votes
-from certserve.smoothing.plans.plan import check_alpha, check_draws, stated
+from certserve.smoothing.plans.plan import check_alpha, check_draws, check_steps, stated
 from certserve.smoothing.schedules import look_alphas, split_alpha
 
 __all__ = ["Looks", "LooksDecider", "plausible_count"]
@@ -31,7 +30,8 @@ class Looks:
 
     Args:
         n0: selection draws, 1..10^7.
-        looks: numbers of estimation draws at which to look, increasing, in 1..10^7; see `doubling_looks`.
+        looks: numbers of estimation draws at which to look, increasing, in 1..10^7, at most 100; see
+            `doubling_looks`.
         alpha: failure probability of all certificates together, in (0, 1); the share of each look, and with
             TWO_CLASS an eighth of it, must be at least 1e-100.
         bound: BINARY or TWO_CLASS.
@@ -52,8 +52,9 @@ class Looks:
     def __post_init__(self) -> None:
         check_draws("n0", self.n0)
         check_alpha(self.alpha)
-        if not self.looks or not all(a < b for a, b in pairwise((0, *self.looks))) or self.looks[-1] > LARGEST_N:
-            raise ValueError(f"the looks must increase and lie in 1..{LARGEST_N}, not {self.looks!r}")
+        check_steps("looks", self.looks)
+        if not self.looks or not 1 <= self.looks[0] <= self.looks[-1] <= LARGEST_N:
+            raise ValueError(f"the looks must lie in 1..{LARGEST_N}, and there must be one")
         if not 0.0 <= self.precision < math.inf:
             raise ValueError(f"precision must be finite and not negative, not {self.precision!r}")
         for share in (*self.schedule.alphas, *self.schedule.runner_up_alphas):

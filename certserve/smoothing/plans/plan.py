@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from certserve.smoothing.bounds import LARGEST_N, SMALLEST_ALPHA
 from certserve.smoothing.outcomes import Bound, Case, Certificate, Prediction, Schedule, Undecided, Votes
 
-__all__ = ["Decider", "Outcome", "Plan", "check_alpha", "check_draws", "stated"]
+__all__ = ["MOST_STEPS", "Decider", "Outcome", "Plan", "check_alpha", "check_draws", "check_steps", "stated"]
 
 Outcome = TypeVar("Outcome", covariant=True)
+
+MOST_STEPS = 100
+"""The most looks or radii that a plan may name: each costs whoever decides some time."""
 
 
 class Decider(Protocol, Generic[Outcome]):
@@ -95,6 +99,15 @@ def check_draws(name: str, draws: int, largest: int = LARGEST_N) -> None:
     """Raises ValueError: a number of draws outside 1..`largest`."""
     if not 1 <= draws <= largest:
         raise ValueError(f"{name} must lie in 1..{largest}, not {draws!r}")
+
+
+def check_steps(name: str, values: Sequence[float]) -> None:
+    """Raises ValueError: more looks or radii than a plan may name, or not increasing."""
+    if len(values) > MOST_STEPS:
+        raise ValueError(f"there may be at most {MOST_STEPS} {name}, not {len(values)}")
+    for a, b in pairwise(values):
+        if not a < b:
+            raise ValueError(f"the {name} must increase, but {b!r} follows {a!r}")
 
 
 def check_alpha(alpha: float) -> None:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.eprocess import SLACK, EProcess, Prior, crossing_level, informed_priors
 from certserve.smoothing.outcomes import Abstention, Bound, Case, Certificate, Schedule, Undecided, Votes
-from certserve.smoothing.plans.plan import check_alpha, check_draws, stated
+from certserve.smoothing.plans.plan import check_alpha, check_draws, check_steps, stated
 from certserve.smoothing.schedules import EveryLook
 
 __all__ = ["LARGEST_N0", "Target", "TargetDecider", "TargetTest", "target_tests"]
@@ -42,7 +42,7 @@ class Target:
         radius: the target, in input units, > 0.
         n0: selection draws, 1..10^4. n: the most estimation draws, 1..10^7.
         alpha: failure probability of the whole answer, in [1e-100, 1).
-        grow: larger radii to go on to once the target is shown, increasing, in input units. One counts only when
+        grow: larger radii to go on to once the target is shown, increasing, at most 99. One counts only when
             every smaller one has been shown too, so a false claim needs the smallest false radius to be crossed,
             which has probability at most alpha, for all of them at once.
 
@@ -59,9 +59,10 @@ class Target:
     grow: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        radii = self.schedule.radii
-        if not all(0.0 < r < math.inf for r in radii) or sorted(set(radii)) != list(radii):
-            raise ValueError(f"the radii must be positive, finite and increasing, not {radii!r}")
+        check_steps("radii", self.schedule.radii)
+        for radius in self.schedule.radii:
+            if not 0.0 < radius < math.inf:
+                raise ValueError(f"the radii must be positive and finite, not {radius!r}")
         check_draws("n0", self.n0, LARGEST_N0)
         check_draws("n", self.n)
         check_alpha(self.alpha)
