@@ -97,14 +97,20 @@ class AsyncClient:
         **question: Unpack[CertifyArguments],
     ) -> AsyncIterator[tuple[str, CertifyOutcome | CertserveError]]:
         """As `Client.certify_many`."""
+        failures: list[Exception] = []
 
         async def messages() -> AsyncIterator[pb.CertifyManyRequest]:
-            async for tag, image in images:
-                request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
-                yield pb.CertifyManyRequest(tag=tag, request=request)
+            try:
+                async for tag, image in images:
+                    request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+                    yield pb.CertifyManyRequest(tag=tag, request=request)
+            except Exception as error:  # as there
+                failures.append(error)
 
         async for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
             yield certify_many_reply_from_wire(reply)
+        for failure in failures:
+            raise failure
 
     async def detect(
         self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT

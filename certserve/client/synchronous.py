@@ -120,16 +120,23 @@ class Client:
     ) -> Iterator[tuple[str, CertifyOutcome | CertserveError]]:
         """Certify (tag, image) pairs under one question: (tag, outcome or error), as the answers are ready.
 
-        Images are read as the server takes them up, so there may be any number of them.
+        Images are read as the server takes them up, so there may be any number of them. Where `images` raises, or has
+        one that cannot be read, the answers to those before it come first, then what was raised.
         """
+        failures: list[Exception] = []
 
         def messages() -> Iterator[pb.CertifyManyRequest]:
-            for tag, image in images:
-                request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
-                yield pb.CertifyManyRequest(tag=tag, request=request)
+            try:
+                for tag, image in images:
+                    request = certify_request_to_wire(CertifyRequest(image=as_image(image), **question))
+                    yield pb.CertifyManyRequest(tag=tag, request=request)
+            except Exception as error:  # gRPC would end the call, and tell only that it did
+                failures.append(error)
 
         for reply in self._stream(self._stub.CertifyMany, messages(), timeout):
             yield certify_many_reply_from_wire(reply)
+        for failure in failures:
+            raise failure
 
     def detect(
         self, images: AnyImages, *, timeout: float | None = None, model: str = "", fit: ImageFit = ImageFit.EXACT

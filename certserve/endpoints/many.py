@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
 from certserve.errors import Overloaded
 
-__all__ = ["answered"]
+__all__ = ["AT_ONCE", "answered"]
+
+AT_ONCE = 16
+"""How many questions are in progress at once."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
 async def answered(
-    questions: AsyncIterator[Question], answer: Callable[[Question], Awaitable[Answer]], at_once: int = 16
-) -> AsyncIterator[tuple[Question, Answer | Exception]]:
+    questions: AsyncIterator[Question], answer: Callable[[Question], Awaitable[Answer]], at_once: int = AT_ONCE
+) -> AsyncGenerator[tuple[Question, Answer | Exception]]:
     """Each question with its answer, or with what `answer` raised.
 
     A question is taken up only when fewer than `at_once` are in progress or wait to be taken away, so that neither a

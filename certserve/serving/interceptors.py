@@ -9,20 +9,24 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from certserve.endpoints.many import AT_ONCE
 from certserve.errors import CertserveError, InvalidRequest, Overloaded, Unauthenticated, Violation
 from certserve.wire.errors import to_status
 
 __all__ = ["REQUEST_ID", "CallInterceptor"]
 
+Hold = Callable[[int], None]
+
 REQUEST_ID = "x-request-id"
-_LARGEST_ACTIVE = 2_000  # calls in progress, each of which holds its image
+_LARGEST_ACTIVE = 2_000  # calls in progress
+_LARGEST_HELD = 256 << 20  # bytes of the messages of calls in progress, which take some four times as much memory
 
 _log = logging.getLogger(__name__)
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -38,7 +42,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, service: str, token: str | None) -> None:
         self._prefix = f"/{service}/"
         self._expected = None if token is None else f"Bearer {token}".encode()
-        self._active = 0
+        self._active = self._held = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -54,19 +58,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         parse = handler.request_deserializer
 
         async def one(data: bytes, context: Any) -> Any:
-            async with self._attending(context, details.method, metadata):
+            async with self._attending(context, details.method, metadata) as hold:
+                hold(len(data))
                 return await handler.unary_unary(_parsed(data, parse), context)
 
         async def stream(data: bytes, context: Any) -> AsyncIterator[Any]:
-            async with self._attending(context, details.method, metadata):
-                async for reply in handler.unary_stream(_parsed(data, parse), context):
-                    yield reply
+            async with self._attending(context, details.method, metadata) as hold:
+                hold(len(data))
+                async with aclosing(handler.unary_stream(_parsed(data, parse), context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         async def exchange(questions: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            async with self._attending(context, details.method, metadata):
-                messages = (_parsed(data, parse) async for data in questions)
-                async for reply in handler.stream_stream(messages, context):
-                    yield reply
+            async with self._attending(context, details.method, metadata) as hold:
+                messages = _held(questions, hold, parse)
+                async with aclosing(handler.stream_stream(messages, context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         wrapped = {"unary_unary": one, "unary_stream": stream, "stream_stream": exchange}
         changes: dict[str, Any] = {kind: call for kind, call in wrapped.items() if getattr(handler, kind)}
@@ -75,8 +83,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return handler._replace(request_deserializer=None, **changes)
 
     @asynccontextmanager
-    async def _attending(self, context: Any, method: str, metadata: dict[str, str]) -> AsyncIterator[None]:
-        """A call in progress: with a request id, for callers with the token, its errors as rich statuses."""
+    async def _attending(self, context: Any, method: str, metadata: dict[str, str]) -> AsyncIterator[Hold]:
+        """A call in progress: with a request id, for callers with the token, its errors as rich statuses.
+
+        What it gives is to be told of the bytes that the call holds, and refuses those for which there is no room.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self._held and self._held + size > _LARGEST_HELD:
+                raise Overloaded("The calls in progress hold as much as this server keeps; try again later.",
+                                 retry_after=1.0)  # fmt: skip
+            self._held += size
+            held += size
+
         given_id = metadata.get(REQUEST_ID, "")
         request_id = given_id if _ACCEPTABLE_ID.fullmatch(given_id) else uuid.uuid4().hex
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
@@ -85,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._authenticate(metadata)
             if self._active > _LARGEST_ACTIVE:
                 raise Overloaded(f"{self._active} calls are in progress; try again later.", retry_after=1.0)
-            yield
+            yield hold
         except Exception as error:
             if isinstance(error, InvalidRequest):
                 _log.info("request %s to %s was refused: %s", request_id, method, str(error)[:500])
@@ -93,6 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _log.warning("request %s to %s failed", request_id, method, exc_info=error)
             await _abort(context, error, request_id)
         finally:
+            self._held -= held
             self._leave()
 
     def _enter(self) -> None:
@@ -110,6 +132,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         given = str(metadata.get("authorization", "")).encode()
         if not hmac.compare_digest(given, self._expected):
             raise Unauthenticated("This server asks for a bearer token; send its token with the call.")
+
+
+async def _held(questions: AsyncIterator[bytes], hold: Hold, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    """The messages, held as many at once as are answered at once."""
+    largest = 0
+    async for data in questions:
+        if len(data) > largest:
+            hold(AT_ONCE * (len(data) - largest))
+            largest = len(data)
+        yield _parsed(data, parse)
 
 
 def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:

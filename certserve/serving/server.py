@@ -37,7 +37,7 @@ from certserve.wire.magnet import (
     reformations_to_wire,
     verdicts_to_wire,
 )
-from certserve.wire.many import certify_many_reply_to_wire
+from certserve.wire.many import certify_many_reply_to_wire, check_tag
 from certserve.wire.outcomes import certify_outcome_to_wire, predict_outcome_to_wire
 from certserve.wire.requests import certify_request_from_wire, model_to_wire, predict_request_from_wire
 from certserve.wire.robustify import progress_to_wire, robustified_to_wire, robustify_request_from_wire
@@ -90,18 +90,21 @@ class _CertServe(certserve_pb2_grpc.CertServeServicer):
     async def CertifyStream(self, message: pb.CertifyRequest, context: Any) -> AsyncIterator[pb.CertifyResponse]:
         start = time.perf_counter()
         request = certify_request_from_wire(message)
-        async for outcome, final in self._smoothing.certify_stream(request, timeout=context.time_remaining()):
-            yield certify_outcome_to_wire(outcome, time.perf_counter() - start, final=final)
+        async with aclosing(self._smoothing.certify_stream(request, timeout=context.time_remaining())) as outcomes:
+            async for outcome, final in outcomes:
+                yield certify_outcome_to_wire(outcome, time.perf_counter() - start, final=final)
 
     async def CertifyMany(self, messages: Any, context: Any) -> AsyncIterator[pb.CertifyManyResponse]:
         async def certify(message: pb.CertifyManyRequest) -> tuple[CertifyOutcome, float]:
             start = time.perf_counter()
+            check_tag(message.tag)
             request = certify_request_from_wire(message.request)
             outcome = await self._smoothing.certify(request, timeout=context.time_remaining())
             return outcome, time.perf_counter() - start
 
-        async for message, result in answered(messages, certify):
-            yield certify_many_reply_to_wire(message.tag, result, uuid.uuid4().hex)
+        async with aclosing(answered(messages, certify)) as results:
+            async for message, result in results:
+                yield certify_many_reply_to_wire(message.tag, result, uuid.uuid4().hex)
 
     async def Detect(self, message: pb.DetectRequest, context: Any) -> pb.DetectResponse:
         start = time.perf_counter()

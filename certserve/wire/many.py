@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from certserve.errors import CertserveError, InternalError
+from certserve.errors import CertserveError, InternalError, InvalidRequest, Violation
 from certserve.smoothing.outcomes import CertifyOutcome
 from certserve.v1 import certserve_pb2 as pb
 from certserve.wire.errors import from_status, to_status
 from certserve.wire.outcomes import certify_outcome_from_wire, certify_outcome_to_wire
 
-__all__ = ["certify_many_reply_from_wire", "certify_many_reply_to_wire"]
+__all__ = ["certify_many_reply_from_wire", "certify_many_reply_to_wire", "check_tag"]
+
+_LARGEST_TAG = 256  # bytes
+
+
+def check_tag(tag: str) -> None:
+    """Raises InvalidRequest: a question's tag is longer than the protocol allows."""
+    if (length := len(tag.encode())) > _LARGEST_TAG:
+        raise InvalidRequest([Violation("tag", f"has {length} bytes; at most {_LARGEST_TAG} are allowed")])
 
 
 def certify_many_reply_to_wire(

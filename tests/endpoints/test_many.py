@@ -59,7 +59,7 @@ def test_a_listener_who_waits_is_waited_for(at_once: int) -> None:
             await anext(replies)
             await _settled()
             assert asker.taken == at_once + taken_away + 1
-        await replies.aclose()  # type: ignore[attr-defined]
+        await replies.aclose()
 
     asyncio.run(story())
 
@@ -129,7 +129,7 @@ def test_whoever_leaves_cancels_what_is_in_progress() -> None:
         replies = answered(Asker(9).questions(), answer)
         await anext(replies)
         await _settled()
-        await replies.aclose()  # type: ignore[attr-defined]
+        await replies.aclose()
 
     asyncio.run(story())
     assert sorted(ended) == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -16,7 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certserve import errors
 from certserve.client import AsyncClient
+from certserve.endpoints.requests import CertifyRequest
+from certserve.images import RawImage
 from certserve.serving.config import Address, Config, RequestLimits
+from certserve.wire.requests import certify_request_to_wire
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -110,6 +113,32 @@ class TestOverload:
             with pytest.raises(errors.Overloaded, match="in progress"):
                 client.list_models()
         assert client.list_models()
+
+    def test_what_calls_in_progress_hold_is_limited(
+        self, monkeypatch: pytest.MonkeyPatch, client: Any, server: Any, harness: ModuleType
+    ) -> None:
+        """A large message beside others fails; one alone, whatever its size, does not, nor do calls that ended."""
+        message = certify_request_to_wire(CertifyRequest(image=RawImage(harness.image()), n=100))
+        monkeypatch.setattr("certserve.serving.interceptors._LARGEST_HELD", message.ByteSize() + 10)
+        assert client.certify(harness.image(), n=100).setting.n == 100
+        with ThreadPoolExecutor(1) as threads:
+            slow = threads.submit(client.certify, harness.image(), n=400_000)
+
+            def refused() -> bool:
+                try:
+                    client.certify(harness.image(), n=100)
+                except errors.Overloaded:
+                    return True
+                return False
+
+            assert harness.eventually(refused)
+            asked = [(str(k), harness.image()) for k in range(2)]
+            with server.client() as other, pytest.raises(errors.Overloaded, match="hold as much as this server keeps"):
+                dict(other.certify_many(asked, n=100))
+            assert client.list_models()
+            assert slow.result(harness.PATIENCE).setting.n == 400_000
+        with server.client() as other:
+            assert len(dict(other.certify_many(asked, n=100))) == 2
 
     def test_a_smaller_limit_of_draws(self, loaded: Any, harness: ModuleType) -> None:
         """[limits] largest_n holds for requests, clips the defaults, and is told by the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -194,6 +195,7 @@ class TestMany:
                 yield pb.CertifyManyRequest(tag=str(k).ljust(1 << 20, "x"), request=request)
 
         monkeypatch.setattr(serving, "_OPTIONS", (*serving._OPTIONS, FIXED))
+        monkeypatch.setattr("certserve.wire.many._LARGEST_TAG", 1 << 20)
         options = [FIXED, ("grpc.max_receive_message_length", -1)]
         with harness.Server(loaded[:1]) as server, grpc.insecure_channel(server.target, options=options) as channel:
             replies = harness.stub(channel).CertifyMany(messages(), timeout=harness.PATIENCE)
@@ -213,6 +215,43 @@ class TestMany:
             next(replies)
             replies.close()
             assert harness.eventually(server.idle)
+
+    def test_a_tag_that_is_too_long(self, server: Any, harness: ModuleType) -> None:
+        """Its own error, and 256 bytes are not."""
+        with server.client() as client:
+            found = dict(client.certify_many([("é" * 129, harness.image()), ("é" * 128, harness.image())], n=100))
+        assert [violation.field for violation in found["é" * 129].violations] == ["tag"]
+        assert found["é" * 128].setting.n == 100
+
+    @pytest.mark.parametrize("unreadable", [Path("there is no such file.png"), np.zeros((1, 8, 8), np.float64)])
+    def test_an_image_that_cannot_be_read_is_told_of_after_the_answers(
+        self, server: Any, harness: ModuleType, loop: Any, unreadable: Any
+    ) -> None:
+        """The answers before it lost, or another error than its own, fails."""
+        asked = [("one", harness.image()), ("two", harness.image()), ("bad", unreadable), ("never", harness.image())]
+
+        async def ask() -> tuple[list[str], Exception]:
+            async def images() -> Any:
+                for pair in asked:
+                    yield pair
+
+            found: list[str] = []
+            async with harness.AsyncClient(server.target) as client:
+                try:
+                    async for tag, _ in client.certify_many(images(), n=100):
+                        found.append(tag)
+                except Exception as error:
+                    return found, error
+            raise AssertionError("nothing was raised")
+
+        expected = FileNotFoundError if isinstance(unreadable, Path) else errors.InvalidRequest
+        with server.client() as client:
+            answers = client.certify_many(asked, n=100)
+            assert sorted(tag for tag, _ in itertools.islice(answers, 2)) == ["one", "two"]
+            with pytest.raises(expected):
+                next(answers)
+        tags, error = loop.run(ask())
+        assert (sorted(tags), type(error)) == (["one", "two"], expected)
 
     def test_no_questions(self, server: Any) -> None:
         """No answers."""
