@@ -135,13 +135,17 @@ def _report(
     document: Any, public_key: bytes | None, draw_again: Callable[[AnyOutcome], tuple[str, ...]]
 ) -> dict[str, Any]:
     outcome = _outcome(document)
+    checked: tuple[str, ...] = ()
+    discrepancies: list[str] = []
     try:
         checked = (*verify_outcome(outcome, public_key=public_key), *draw_again(outcome))
     except VerificationFailed as error:
-        return {
-            "holds": False,
-            "statement": outcome.statement,
-            "discrepancies": list(error.discrepancies),
-            "checked": [],
-        }
-    return {"holds": True, "statement": outcome.statement, "discrepancies": [], "checked": list(checked)}
+        discrepancies += error.discrepancies
+    if document.get("statement", outcome.statement) != outcome.statement:
+        discrepancies.append("the statement in the file is not that of its numbers, or of another version's wording")
+    return {
+        "holds": not discrepancies,
+        "statement": outcome.statement,
+        "discrepancies": discrepancies,
+        "checked": [] if discrepancies else list(checked),
+    }

@@ -230,6 +230,20 @@ def check_prediction(prediction: Prediction, ledger: Ledger) -> None:
     )
 
 
+def _check_reselections(prediction: Prediction, ledger: Ledger) -> None:
+    """A candidate is changed only where the plan may change it, and only for another one that leads."""
+    every, candidate, planned = prediction.setting.schedule.every, prediction.selection.top, True
+    for votes in prediction.reselections:
+        leader = prediction.selection.with_more(votes).top
+        planned &= votes.total % every == 0 and (votes.total // every).bit_count() == 1 and leader != candidate
+        candidate = leader
+    ledger.claim(
+        planned,
+        "The candidate was changed only after a doubling of the draws, for a new leader.",
+        f"the candidate was changed where it was not to be: after {[v.total for v in prediction.reselections]} draws",
+    )
+
+
 def _check_anytime(prediction: Prediction, ledger: Ledger) -> None:
     """The candidate led all votes before the draws that test it, and beats every other class on those."""
     earlier = prediction.reselections[-1:]
@@ -241,6 +255,7 @@ def _check_anytime(prediction: Prediction, ledger: Ledger) -> None:
         f"the label {prediction.label} did not lead the votes before the draws that test it",
     ):
         return
+    _check_reselections(prediction, ledger)
     fresh = prediction.votes.since(earlier[0]) if earlier else prediction.votes
     stage = len(prediction.reselections) + 1
     hardest = {known.non_finite: fresh.non_finite}

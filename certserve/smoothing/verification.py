@@ -93,7 +93,8 @@ def _check_plan(setting: Setting, ledger: Ledger) -> None:
         looks = setting.looks
         single = setting.plan != "looks"
         fits = looks[-1:] == (n,) and _increase((0, *looks)) and (len(looks) == 1 or not single)
-        fits &= (schedule.every, schedule.radii) == (0, ()) and not (single and schedule.precision != 0.0)
+        fits &= (schedule.every, schedule.radii) == (0, ()) and schedule.precision >= 0.0
+        fits &= not (single and schedule.precision != 0.0)
         fits &= len(schedule.alphas) == (0 if single and not two_class else len(looks))
         fits &= len(schedule.runner_up_alphas) == (len(looks) if two_class else 0)
         fits &= not two_class or setting.plan != "fixed-predict"

@@ -176,12 +176,19 @@ def test_a_changed_prediction_fails(cli: Any, printed: dict[str, str], name: str
 
 
 def test_the_printed_statement_is_not_believed(cli: Any, one_line: Any, printed: dict[str, str]) -> None:
+    """People read the sentence: another one than the numbers carry, even by a digit, does not hold."""
     document = {**json.loads(printed["certify"]), "statement": "Everything is safe."}
-    assert "Everything is safe" not in one_line(cli("verify", "-", stdin=json.dumps(document)).stdout)
+    result = cli("verify", "-", stdin=json.dumps(document))
+    assert result.exit_code == 1
+    assert "Everything is safe" not in one_line(result.stdout)
+    assert "the statement in the file is not that of its numbers" in one_line(result.stdout)
+    del document["statement"]
+    assert cli("verify", "-", stdin=json.dumps(document)).exit_code == 0
 
 
 def test_names_are_not_markup(cli: Any, one_line: Any, printed: dict[str, str]) -> None:
     document = {**json.loads(printed["certify"]), "label_name": "[/b] [red]cat"}
+    del document["statement"]
     result = cli("verify", "-", stdin=json.dumps(document))
     assert result.exit_code == 0
     assert "gets the label '[/b] [red]cat' from" in one_line(result.stdout)

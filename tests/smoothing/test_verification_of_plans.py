@@ -15,9 +15,10 @@ import pytest
 from certserve.errors import VerificationFailed
 from certserve.smoothing.distribution import Gaussian
 from certserve.smoothing.document import canonical_json, from_document, to_document
-from certserve.smoothing.eprocess import EProcess, informed_priors
+from certserve.smoothing.eprocess import SLACK, EProcess, informed_priors
 from certserve.smoothing.outcomes import Bound, Case, Certificate, Prediction, Schedule, Votes
 from certserve.smoothing.plans import AnytimePredict, Fixed, Looks, Plan, Target, target
+from certserve.smoothing.plans.plan import stated
 from certserve.smoothing.schedules import doubling_looks, even_radii
 from certserve.smoothing.verification import verify
 
@@ -226,6 +227,39 @@ def test_a_tampered_certificate_is_refused(
     with pytest.raises(VerificationFailed) as failure:
         verify(change(honest[issuer]))
     assert all(failure.value.discrepancies)
+
+
+@pytest.mark.parametrize(
+    ("before", "holds"),
+    [(Votes((20, 44)), True), (Votes((10, 38)), False), (Votes((40, 24)), False)],
+    ids=["as planned", "not after a doubling", "no new leader"],
+)
+def test_a_candidate_is_changed_only_as_planned(before: Votes, holds: bool, question: Question) -> None:
+    """A test that starts anew wherever the draws so far are best left out errs more often than alpha."""
+    selection, more = Votes((30, 20)), 64
+    case = stated(AnytimePredict(50, 10_000, 0.001), question())
+    known = selection.with_more(before)
+    counts = list(before.counts)
+    counts[known.top] += more
+    mine, other = known.counts[known.top], known.runner_up(known.top)
+    least = min(
+        float(EProcess(0.5, informed_priors(mine, rival)).log_value(more, 0)) for rival in {other, known.non_finite}
+    )
+    claimed = Prediction(
+        label=known.top,
+        label_name="this",
+        p_value=6.0 * math.exp(SLACK - least),
+        votes=Votes(tuple(counts)),
+        setting=case.setting,
+        origin=case.origin,
+        selection=selection,
+        reselections=(before,),
+    )
+    if holds:
+        assert any("only after a doubling" in line for line in verify(claimed))
+    else:
+        with pytest.raises(VerificationFailed, match="was changed where it was not to be"):
+            verify(claimed)
 
 
 PREDICTIONS: dict[str, Change] = {
