@@ -41,7 +41,7 @@ from certserve.smoothing.outcomes import (
     Space,
     Votes,
 )
-from certserve.smoothing.plans import Decider, Plan
+from certserve.smoothing.plans import Decider, Looks, Plan
 
 __all__ = ["OnBetter", "SmoothingEndpoints"]
 
@@ -180,22 +180,27 @@ class SmoothingEndpoints:
         on_progress: Progress | None,
         on_better: OnBetter | None = None,
     ) -> Any:
-        received = time.monotonic()
+        ends = None if question.time_budget is None else time.monotonic() + question.time_budget
         plan, engine = question.plan, question.model.engine
         total = plan.n0 + plan.n
         sign = key.signed if (key := question.model.signing_key) else _unsigned
         if question.guard:
             require_detectors(question.model)
             question.model.questions.check_room(1)
-        engine.check_admission(plan.n, plan.n0, timeout, first_look=plan.looks[0])
+        engine.check_admission(plan.n, plan.n0, timeout, first_look=_first_answer(question, on_better is not None))
         try:
             async with asyncio.timeout(timeout):
                 with question.model.epochs.held() as secret:
                     pixels = await self._decode(question)
                     case = _case_of(question, pixels, secret)
-                    if (rejected := await _rejected(question, case, pixels)) is not None:
-                        return sign(rejected)
                     decider = plan.begin(case)
+                    try:
+                        async with asyncio.timeout(_left(ends)):
+                            rejected = await _rejected(question, case, pixels)
+                    except TimeoutError:
+                        return sign(decider.end("the time budget ended before the detectors had judged the image"))
+                    if rejected is not None:
+                        return sign(rejected)
                     job: Job[Any] = Job(
                         source=_source_of(question, case, pixels, secret),
                         n0=plan.n0,
@@ -203,9 +208,7 @@ class SmoothingEndpoints:
                         decider=decider if on_better is None else _Telling(decider, on_better, sign),
                         on_progress=None if on_progress is None else lambda done: on_progress(done, total),
                     )
-                    spent = time.monotonic() - received
-                    budget = None if question.time_budget is None else question.time_budget - spent
-                    outcome = sign(await engine.run(job, budget))
+                    outcome = sign(await engine.run(job, _left(ends)))
         except TimeoutError:
             if timeout is None:
                 raise
@@ -244,6 +247,18 @@ def _question(
         request.time_budget,
         request.guard,
     )
+
+
+def _first_answer(question: _Question, streamed: bool) -> int:
+    """The look at which an answer may come first: the last where the plan does not stop before and nobody listens."""
+    plan = question.plan
+    waits = isinstance(plan, Looks) and not plan.precision and question.time_budget is None and not streamed
+    return plan.n if waits else plan.looks[0]
+
+
+def _left(ends: float | None) -> float | None:
+    """Seconds until then."""
+    return None if ends is None else ends - time.monotonic()
 
 
 async def _rejected(question: _Question, case: Case, pixels: Pixels) -> Rejected | None:

@@ -38,6 +38,7 @@ Labels = list[npt.NDArray[np.uint16]]
 _log = logging.getLogger(__name__)
 _MEMORY_SECONDS = 10.0
 _SHORTEST_WAIT = 0.1  # seconds
+_MARGIN = 0.8  # of the draws that fit by the best pace: what is advised should not miss the deadline
 _YOUNG = 512  # draws, before which most of the jobs that stop early have ended
 
 
@@ -202,11 +203,12 @@ class Engine:
             self._check_time(first_look or n, n0, seconds)
 
     def _check_time(self, n: int, n0: int, seconds: float) -> None:
-        fit = int(self._pace.best * seconds) - n0
-        if n > fit:
+        if n + n0 > self._pace.best * seconds:
+            fit = int(_MARGIN * self._pace.best * seconds) - n0
+            advice = f"about {fit} do: ask for fewer draws, or allow" if fit > 0 else "none do: allow"
             raise Infeasible(
-                f"n = {n} does not fit into the {seconds:.3g} s that the deadline leaves, even when this server is "
-                f"idle; about {max(fit, 0)} does: ask for fewer draws, or allow more time."
+                f"{n} estimation draws do not fit into the {seconds:.3g} s that the deadline leaves, even when this "
+                f"server is idle; {advice} more time."
             )
         ahead = self._scheduler.ahead_of(n0 + n)
         needed = self._pace.seconds_for(n0 + n + ahead)

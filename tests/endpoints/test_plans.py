@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from certserve import errors
 from certserve.endpoints import smoothing
 from certserve.endpoints.plans import AnytimePlan, FixedPlan, LooksPlan, TargetPlan
 from certserve.endpoints.verification import verify_by_drawing
+from certserve.sampling.engine import Engine
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Bound, Certificate, Undecided
 from certserve.smoothing.schedules import doubling_looks
@@ -114,6 +116,37 @@ class Brake:
         return self._sampler.labels(work)
 
 
+@pytest.mark.parametrize(
+    ("plan", "more", "first"),
+    [
+        (FixedPlan(), {}, 20_000),
+        (TargetPlan(0.1), {}, 64),
+        (LooksPlan(), {}, 20_000),
+        (LooksPlan(precision=0.01), {}, 200),
+        (LooksPlan(), {"time_budget": 600.0}, 200),
+    ],
+    ids=str,
+)
+def test_the_first_answer_has_to_fit_into_the_deadline(
+    model: Any, harness: ModuleType, monkeypatch: pytest.MonkeyPatch, plan: Any, more: dict[str, Any], first: int
+) -> None:
+    """Looks that nobody is told of before the last one need all their draws; admitted for the first, they are lost."""
+    asked: list[int] = []
+    check = Engine.check_admission
+
+    def noted(self: Engine, *args: Any, first_look: int | None = None, **kwargs: Any) -> None:
+        if first_look is not None:
+            asked.append(first_look)
+        check(self, *args, first_look=first_look, **kwargs)
+
+    monkeypatch.setattr(Engine, "check_admission", noted)
+    model.certify(harness.image(), n=20_000, plan=plan, **more)
+    assert asked == [first]
+    if isinstance(plan, LooksPlan):
+        list(model.certify_stream(harness.image(), n=20_000, plan=plan, **more))
+        assert asked[1:] == [200]
+
+
 class TestTimeBudget:
     """It ends the same looks earlier, and changes nothing else."""
 
@@ -144,6 +177,19 @@ class TestTimeBudget:
         assert isinstance(outcome, Undecided)
         assert "the time budget ended after" in outcome.reason
         assert outcome.setting.alpha == harness.DEFAULTS.alpha
+
+    def test_of_detectors_that_take_longer(
+        self, model: Any, harness: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It counts from receipt: an answer that comes when the detectors are done is late."""
+
+        async def slow(*_: Any) -> None:
+            await asyncio.sleep(60.0)
+
+        monkeypatch.setattr("certserve.endpoints.smoothing._rejected", slow)
+        outcome = model.certify(harness.image(), n=1_000, time_budget=0.05)
+        assert isinstance(outcome, Undecided)
+        assert "before the detectors had judged" in outcome.reason
 
     @pytest.mark.parametrize("plan", [FixedPlan(), AnytimePlan()], ids=str)
     def test_of_a_prediction(self, braked: Any, harness: ModuleType, plan: Any) -> None:

@@ -67,7 +67,7 @@ def test_what_does_not_fit_even_alone_is_infeasible_and_the_largest_that_fits_is
     async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
         await _known_pace(engine, bench, executor, clock)
         engine.check_admission(600, 40, seconds=10.0)
-        with pytest.raises(Infeasible, match=r"n = 601 does not fit into the 10 s .* about 600 does"):
+        with pytest.raises(Infeasible, match=r"601 estimation draws do not fit into the 10 s .* about 472 do:"):
             engine.check_admission(601, 40, seconds=10.0)
         engine.check_admission(601, 40)
 
