@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -21,6 +22,8 @@ __all__ = ["quantise"]
 # A ReLU is the lower end of its output's range: with it, one rounding in place of two, and no pass of its own.
 _QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "AveragePool", "MaxPool")
 _LAYERS = ("Conv", "Gemm", "MatMul")
+_OPSET = 13  # the oldest in which scales may differ by channel
+_SEPARATE_INITIALISERS = 4  # the IR version since which initialisers need not be inputs too
 _AFTER_LOGITS = ("Flatten", "Reshape", "Softmax", "LogSoftmax")  # a bias is in the layer by then
 
 
@@ -41,16 +44,20 @@ def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, weight_
     root.addFilter(_is_error)  # the quantiser advises on the root logger
     try:
         with tempfile.TemporaryDirectory() as folder:
-            ready, done = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
-            quant_pre_process(model, ready, skip_symbolic_shape=True)
+            raised, ready, done = (Path(folder) / name for name in ("raised.onnx", "ready.onnx", "int8.onnx"))
+            onnx.save(_raised(onnx.load(model)), raised)
+            quant_pre_process(raised, ready, skip_symbolic_shape=True)
             graph = _named(ready)
+            left_out = [*_dense_logits(graph), *_of_activations(graph)]
+            if not any(node.op_type in _LAYERS and node.name not in left_out for node in graph.node):
+                raise BackendFailed(f"{model}: has no layer that can be quantised: {', '.join(_LAYERS)} with weights")
             quantize_static(
                 ready,
                 done,
                 _Calibration(graph.input[0].name, batches),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
-                nodes_to_exclude=_dense_logits(graph),
+                nodes_to_exclude=left_out,
                 per_channel=True,
                 reduce_range=weight_bits == 7,
                 activation_type=QuantType.QUInt8,
@@ -58,10 +65,28 @@ def quantise(model: Path, batches: Iterable[npt.NDArray[np.float32]], *, weight_
                 extra_options={"CalibMovingAverage": True},
             )
             return done.read_bytes()
+    except BackendFailed:
+        raise
     except Exception as error:  # the quantiser's exceptions share no base but Exception
         raise BackendFailed(f"{model}: ONNX Runtime cannot quantise it: {error}") from error
     finally:
         root.removeFilter(_is_error)
+
+
+def _raised(model: Any) -> Any:
+    """The model in an opset that has scales by channel, with its input the only one."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in [each for each in model.graph.input if each.name in stored]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, _SEPARATE_INITIALISERS)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OPSET)
+    return onnx.version_converter.convert_version(model, _OPSET) if opset < _OPSET else model
+
+
+def _of_activations(graph: Any) -> list[str]:
+    """The names of the products of two activations (attention's): no weights to make smaller, and slower in bytes."""
+    made = {graph.input[0].name, *(name for node in graph.node if node.op_type != "Constant" for name in node.output)}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and made.issuperset(node.input)]
 
 
 def _named(path: Path) -> Any:

@@ -25,7 +25,7 @@ def quantize(bundle: Path, paths: tuple[Path, ...], split: str, as_json: bool) -
     The weights of int8-7bit have 7 bits, so that it can serve where the processor has only AVX2. int8 is made on
     machines that can run it. Quantisation is static, per channel, calibrated on noisy copies of up to 640 images.
     An int8 classifier is compared with the float one on the same noisy copies of others, and refused if it certifies
-    over 3 points less.
+    over 3 points less (of fewer than 50 images: over one image less).
     Give images that the model was not trained on, or some of those it was: labels are needed for the comparison.
 
     \b

@@ -8,7 +8,9 @@ of the draws, is refused.
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from certserve.backends import Backend, quantiser
 from certserve.backends.checks import check_rows
 from certserve.backends.onnx import OnnxBackend
 from certserve.backends.openvino import OpenVinoBackend
-from certserve.backends.probes import probe_labels
+from certserve.backends.probes import patterned_pixels, probe_labels
 from certserve.backends.processor import cores, multiplies_int8
 from certserve.bundle import Bundle, Execution
 from certserve.datasets import Dataset
@@ -46,6 +48,7 @@ _FEWEST = 20
 _ROWS = 64
 _COMPARED_IMAGES, _DRAWS, _ALPHA = 200, 500, 0.001
 _PROBES, _PROBE_BYTES = 256, 64 << 20
+_TIMED, _SLOW = 10, 0.9  # batches; times the float one's speed, below which it is told
 _LARGEST_LOSS = 0.03  # of certified accuracy, at any of the radii compared; one image may always be lost
 _SMALLEST_AGREEMENT = 0.95  # of the labels of single draws
 
@@ -104,17 +107,27 @@ def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
         if not made:
             raise RecipeError(told)
         _log.warning(told)
+    for each in made:
+        if each.speed < _SLOW:
+            _log.warning(
+                "%s: the %s classifier, which is chosen before the float one, runs at %.2g times its speed here; serve "
+                "the other by its name (--execution openvino-float32)",
+                path,
+                each.name,
+                each.speed,
+            )
     files = {each.execution.file: each.contents for each in made}
     bundles.extend(path, files, [each.execution for each in made], {each.name: each.words for each in made})
     return {each.name: each.comparison for each in made}
 
 
 class _Quantised(NamedTuple):
-    """An execution, its file's contents, and how it compares with the float one."""
+    """An execution, its file's contents, and how it compares with the float one: in answers, and in rows a second."""
 
     execution: Execution
     contents: bytes
     comparison: Comparison
+    speed: float
 
     @property
     def name(self) -> str:
@@ -144,7 +157,20 @@ def _quantised(
         shapes = check_rows(quantised, sigma).shapes
         probes = min(_PROBES, max(16, _PROBE_BYTES // (4 * calibration[0].size)))
         labels = probe_labels(quantised, probes, sigma, shapes[-1])
-    return _Quantised(Execution(name, file.name, "openvino", name, labels), contents, comparison)
+        exact = OpenVinoBackend(source, "float32", found.shape, parallel=1, threads=cores())
+        speed = _speed(quantised, exact, patterned_pixels(found.shape, shapes[-1], sigma))
+    return _Quantised(Execution(name, file.name, "openvino", name, labels), contents, comparison, speed)
+
+
+def _speed(one: Backend, other: Backend, pixels: npt.NDArray[np.float32]) -> float:
+    """How many times as many rows a second the one takes as the other, each at its best of a few batches in turn."""
+    best = [math.inf, math.inf]
+    for _ in range(_TIMED):
+        for i, backend in enumerate((one, other)):
+            start = time.perf_counter()
+            backend.logits(pixels)
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best[1] / best[0]
 
 
 def quantise(model: Path, images: npt.NDArray[np.uint8], sigma: float, *, weight_bits: int = 8) -> bytes:

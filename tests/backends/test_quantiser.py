@@ -13,7 +13,9 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.quantiser import quantise
+from certserve.errors import BackendFailed
 
 SHAPE = (2, 4, 4)
 FEATURES = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -113,6 +115,74 @@ def test_a_network_of_one_layer_is_quantised(tmp_path: Path) -> None:
     graph = graph_of(quantise(saved(tmp_path, nodes, arrays), batches()))
     (layer,) = [node for node in graph.node if node.op_type == "Gemm"]
     assert layer.input[1] in {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+
+
+@pytest.mark.parametrize("opset", [8, 11, 12])
+def test_an_older_opset_is_raised(tmp_path: Path, opset: int) -> None:
+    """Scales by channel came with 13: a file that no runtime reads fails. Its weights may be inputs too, as of old."""
+    nodes = [
+        helper.make_node("Conv", ["input", "first"], ["one"], pads=[1, 1, 1, 1]),
+        helper.make_node("Flatten", ["one"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "dense", "bias"], ["logits"]),
+    ]
+    arrays = {
+        "first": normal(2, 2, 3, 3, seed=1),
+        "dense": normal(FEATURES, 3, seed=3),
+        "bias": normal(3, seed=4),
+    }
+    model = onnx.load(saved(tmp_path, nodes, arrays))
+    model.opset_import[0].version, model.ir_version = opset, 3
+    image = model.graph.input[0]
+    weights = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, array.shape) for name, array in arrays.items()
+    ]
+    del model.graph.input[:]
+    model.graph.input.extend([*weights, image])
+    onnx.save(model, tmp_path / "old.onnx")
+    contents = quantise(tmp_path / "old.onnx", batches())
+    (tmp_path / "quantised.onnx").write_bytes(contents)
+    pixels = normal(64, *SHAPE, seed=5)
+    exact = logits((tmp_path / "old.onnx").read_bytes(), pixels)
+    found = OpenVinoBackend(tmp_path / "quantised.onnx", "int8-7bit", SHAPE).logits(pixels)
+    assert np.abs(found - exact).mean() < 0.1 * exact.std()
+
+
+def test_a_product_of_activations_stays_in_float32(tmp_path: Path) -> None:
+    """It has no weights to make smaller; rounded, attention gets coarser and slower."""
+    nodes = [
+        helper.make_node("Reshape", ["input", "as rows"], ["tokens"]),
+        helper.make_node("MatMul", ["tokens", "query"], ["queries"]),
+        helper.make_node("Transpose", ["tokens"], ["keys"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["queries", "keys"], ["attention"]),
+        helper.make_node("Flatten", ["attention"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "dense"], ["logits"]),
+    ]
+    arrays: dict[str, Any] = {
+        "as rows": np.array([0, 2, 16], np.int64),
+        "query": normal(16, 16, seed=1),
+        "dense": normal(4, 3, seed=2),
+    }
+    graph = graph_of(quantise(saved(tmp_path, nodes, arrays), batches()))
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    layer, product = (
+        [made.get(name) for name in node.input].count("DequantizeLinear")
+        for node in graph.node
+        if node.op_type == "MatMul"
+    )
+    assert layer == 2
+    assert product < 2
+
+
+def test_a_network_without_layers_that_can_be_quantised_is_refused(tmp_path: Path) -> None:
+    """Called int8 although everything is computed in float32, it would say something untrue."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["input"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Einsum", ["flat", "dense"], ["logits"], equation="bi,ij->bj"),
+    ]
+    path = saved(tmp_path, nodes, {"dense": normal(2, 3, seed=1)})
+    with pytest.raises(BackendFailed, match="has no layer that can be quantised"):
+        quantise(path, batches())
 
 
 def test_a_range_is_the_mean_of_the_batches_ranges(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,33 @@ def test_one_that_is_no_good_does_not_cost_the_other(
     assert list(add_int8(made.path, images_of(60))) == ["int8"]
     assert "int8-7bit" not in {execution.name for execution in bundle.read(made.path).executions}
     assert "the int8-7bit classifier is not as good as the float one: 50.0% of the draws" in caplog.text
+
+
+class _Sleeper:
+    """A backend that takes so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        time.sleep(self._seconds)
+        return np.zeros((len(pixels), 3), np.float32)
+
+
+def test_the_speed_is_that_of_the_first_beside_the_second() -> None:
+    pixels = np.zeros((1, *SHAPE), np.float32)
+    assert 1.5 < quantisation._speed(_Sleeper(0.01), _Sleeper(0.03), pixels) < 4.0  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("speed", "told"), [(0.8, True), (1.0, False)])
+def test_one_that_is_slower_is_told(
+    made: Bundle, speed: float, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is chosen before the float one: an operator who does not learn of it serves slower than before."""
+    monkeypatch.setattr(quantisation, "_speed", lambda *_: speed)
+    add_int8(made.path, images_of(60))
+    assert ("runs at 0.8 times its speed here" in caplog.text) is told
 
 
 @pytest.mark.usefixtures("quick")
