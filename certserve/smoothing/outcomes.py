@@ -293,7 +293,7 @@ class Abstention:
             why = f"its probability was shown to be at least {round_down(self.p_lower)}, which is not above 1/2"
         else:
             why = f"its lead could be chance (p-value {round_up(self.p_value or 0.0)})"
-        return f"No class is guaranteed: {self.candidate_name!r} had the most votes, but {why}."
+        return f"No class is guaranteed: the candidate was {self.candidate_name!r}, but {why}."
 
 
 @dataclass(frozen=True, slots=True)
