@@ -131,8 +131,6 @@ class GridNoise:
         key: the job's key. sigma: in input units, (0, 10]. dimension: pixels times channels of the input.
     """
 
-    arithmetic = "grid"
-
     def __init__(self, key: Key, sigma: float, dimension: int) -> None:
         self._key = key
         self._law = rounded_gaussian(sigma)

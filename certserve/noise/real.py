@@ -27,8 +27,6 @@ class RealNoise:
         key: the job's key. sigma: in input units, > 0. dimension: pixels times channels of the input.
     """
 
-    arithmetic = "float"
-
     def __init__(self, key: Key, sigma: float, dimension: int) -> None:
         self._key = key
         self._sigma = sigma
