@@ -1,21 +1,23 @@
 """How much sooner "is the radius at least r?" is answered than by the published algorithm, over gRPC, on real images.
 
     python benchmarks/target.py --data CIFAR10.npz --fixed TABLE.tsv [--model BUNDLE] [--every K] [--radius R ...]
-                                [--times T] [--out PREFIX]
+                                [--times T] [--repeats R] [--out PREFIX]
 
     published    CERTIFY with n0 = 100 and n = 100,000 as its authors run it (float32 PyTorch on all cores, the better
                  of their batch sizes), timed whole on T images
     target       a Certify with that radius as its target, n = 100,000 at most, asked of a server in another process,
-                 one image after the other
+                 one image after the other, R times with noise of its own (another nonce): a few images near the radius
+                 take most of the draws, and how many is chance
 
 The two take turns: a published answer, then one part in T of the images at each radius. TABLE.tsv is what `certserve
 evaluate certify --n 100000` found for the same images: an image where one certifies r and the other does not is
-counted as a disagreement. A row an image and radius. Writes PREFIX.tsv and PREFIX.json.
+counted as a disagreement. A row an image, radius and repeat. Writes PREFIX.tsv and PREFIX.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -51,21 +53,28 @@ def published(found: Bundle) -> Contestant:
     return max(made, key=lambda run: run(TRIAL))
 
 
-def ask(client: Client, image: Any, radius: float) -> Row:
+def ask(client: Client, image: Any, radius: float, repeat: int = 0) -> Row:
     """One answer: what it is, the draws it took, and its seconds."""
     start = time.perf_counter()
-    outcome = client.certify(image, n0=N0, n=N, plan=TargetPlan(radius))
+    outcome = client.certify(image, n0=N0, n=N, plan=TargetPlan(radius), nonce=repeat.to_bytes(4, "big"))
     seconds = time.perf_counter() - start
     if not isinstance(outcome, Certificate | Abstention):
         raise RuntimeError(f"without a time budget there is an answer, but: {outcome.statement}")
     label = outcome.label if isinstance(outcome, Certificate) else -1
-    return {"certified_label": label, "draws": N0 + outcome.estimation[-1].total, "seconds": round(seconds, 4)}
+    draws = N0 + outcome.estimation[-1].total
+    return {"repeat": repeat, "certified_label": label, "draws": draws, "seconds": round(seconds, 4)}
 
 
 def measure(
-    found: Bundle, data: datasets.Dataset, fixed: dict[int, Certified], radii: Sequence[float], times: int
+    found: Bundle,
+    data: datasets.Dataset,
+    fixed: dict[int, Certified],
+    radii: Sequence[float],
+    *,
+    times: int,
+    repeats: int,
 ) -> tuple[list[Row], list[float]]:
-    """A row an image and radius; and the seconds of each published answer."""
+    """A row an image, radius and repeat; and the seconds of each published answer."""
     slow, rows, seconds = published(found), [], []
     with server(found.path, in_order=False) as (address, _, execution), Client(address) as client:
         facts = {"model": found.name, "execution": execution, "n": N, **machine()}
@@ -75,13 +84,12 @@ def measure(
             rate = slow(N0 + N)
             seconds.append((N0 + N) / rate)
             print(f"published: {seconds[-1]:.1f} s", flush=True)
-            for radius in radii:
-                for i in range(turn, len(data), times):
-                    idx = int(data.idx[i])
-                    found_row = ask(client, np.ascontiguousarray(data.images[i]), radius)
-                    sure = fixed[idx].predict if fixed[idx].radius >= radius else -1
-                    agrees = int(found_row["certified_label"] == sure)
-                    rows.append({"radius": radius, "idx": idx, **found_row, "agrees": agrees, **facts})
+            for radius, repeat, i in itertools.product(radii, range(repeats), range(turn, len(data), times)):
+                idx = int(data.idx[i])
+                found_row = ask(client, np.ascontiguousarray(data.images[i]), radius, repeat)
+                sure = fixed[idx].predict if fixed[idx].radius >= radius else -1
+                agrees = int(found_row["certified_label"] == sure)
+                rows.append({"radius": radius, "idx": idx, **found_row, "agrees": agrees, **facts})
     return rows, seconds
 
 
@@ -95,7 +103,7 @@ def summary(rows: list[Row], seconds: list[float], radii: Sequence[float]) -> li
         ratios = spread([each / mean for each in seconds])
         certified = sum(row["certified_label"] >= 0 for row in of)
         lines.append(
-            f"r = {radius:g}: {len(of)} images in {mean:.3f} s on average (median {statistics.median(took):.3f}, "
+            f"r = {radius:g}: {len(of)} answers in {mean:.3f} s on average (median {statistics.median(took):.3f}, "
             f"{statistics.mean(draws):.0f} draws), published / target {ratios}; {certified} certified, "
             f"{sum(not row['agrees'] for row in of)} disagree with the fixed plan"
         )
@@ -111,6 +119,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=80, help="only images whose index it divides")
     parser.add_argument("--radius", type=float, action="append", help="default: .25, .5 and .75; repeatable")
     parser.add_argument("--times", type=int, default=3, help="published answers to be timed")
+    parser.add_argument("--repeats", type=int, default=1, help="answers to each question, each with noise of its own")
     parser.add_argument("--out", type=Path, default=None, help="also write PREFIX.tsv and PREFIX.json")
     options = parser.parse_args()
     found = bundle.read(zoo.path_of(options.model))
@@ -118,7 +127,7 @@ def main() -> None:
     data = data.where(data.idx % options.every == 0)
     fixed = {row.idx: row for row in read_table(options.fixed)}
     radii = options.radius or RADII
-    rows, seconds = measure(found, data, fixed, radii, options.times)
+    rows, seconds = measure(found, data, fixed, radii, times=options.times, repeats=options.repeats)
     write(rows, summary(rows, seconds, radii), options.out)
 
 
