@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from certserve import errors
 from certserve.client import AsyncClient
 from certserve.endpoints.requests import CertifyRequest
+from certserve.endpoints.smoothing import SmoothingEndpoints
 from certserve.images import RawImage
 from certserve.serving.config import Address, Config, RequestLimits
 from certserve.wire.requests import certify_request_to_wire
@@ -120,24 +121,27 @@ class TestOverload:
         """A large message beside others fails; one alone, whatever its size, does not, nor do calls that ended."""
         message = certify_request_to_wire(CertifyRequest(image=RawImage(harness.image()), n=100))
         monkeypatch.setattr("certserve.serving.interceptors._LARGEST_HELD", message.ByteSize() + 10)
-        assert client.certify(harness.image(), n=100).setting.n == 100
-        with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(client.certify, harness.image(), n=400_000)
+        began, go, decode = threading.Event(), threading.Event(), SmoothingEndpoints._decode
 
-            def refused() -> bool:
-                try:
-                    client.certify(harness.image(), n=100)
-                except errors.Overloaded:
-                    return True
-                return False
+        async def held(self: SmoothingEndpoints, question: Any) -> Any:
+            if not began.is_set():
+                began.set()
+                await asyncio.to_thread(go.wait, 60.0)
+            return await decode(self, question)
 
-            assert harness.eventually(refused)
-            asked = [(str(k), harness.image()) for k in range(2)]
-            with server.client() as other, pytest.raises(errors.Overloaded, match="hold as much as this server keeps"):
+        monkeypatch.setattr(SmoothingEndpoints, "_decode", held)
+        asked = [(str(k), harness.image()) for k in range(2)]
+        with ThreadPoolExecutor(1) as threads, server.client() as other:
+            first = threads.submit(client.certify, harness.image(), n=100)
+            assert began.wait(60.0)
+            with pytest.raises(errors.Overloaded, match="hold as much as this server keeps"):
+                client.certify(harness.image(), n=100)
+            with pytest.raises(errors.Overloaded, match="hold as much as this server keeps"):
                 dict(other.certify_many(asked, n=100))
             assert client.list_models()
-            assert slow.result(harness.PATIENCE).setting.n == 400_000
-        with server.client() as other:
+            go.set()
+            assert first.result(harness.PATIENCE).setting.n == 100
+            assert client.certify(harness.image(), n=100).setting.n == 100
             assert len(dict(other.certify_many(asked, n=100))) == 2
 
     def test_a_smaller_limit_of_draws(self, loaded: Any, harness: ModuleType) -> None:
