@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from certserve.errors import Overloaded
 
-__all__ = ["AT_ONCE", "answered"]
+__all__ = ["AT_ONCE", "answered", "patiently"]
 
 AT_ONCE = 16
 """How many questions are in progress at once."""
@@ -34,7 +34,7 @@ async def answered(
 
     async def ask(question: Question) -> None:
         try:
-            ready.put_nowait((question, await _patiently(answer, question)))
+            ready.put_nowait((question, await patiently(lambda: answer(question))))
         except Exception as error:
             ready.put_nowait((question, error))
 
@@ -65,9 +65,10 @@ async def answered(
             await feeder
 
 
-async def _patiently(answer: Callable[[Question], Awaitable[Answer]], question: Question) -> Answer:
+async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What is asked for, asked again while too much waits."""
     while True:
         try:
-            return await answer(question)
+            return await ask()
         except Overloaded as busy:
             await asyncio.sleep(busy.retry_after)

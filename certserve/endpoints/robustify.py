@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,12 @@ from certserve import images
 from certserve.defences.preemptive.methods import Budget, How, Method, how_of
 from certserve.endpoints.answers import Robustified, leading
 from certserve.endpoints.checks import Checks
+from certserve.endpoints.many import patiently
 from certserve.endpoints.models import Models, ServedModel, require_gradients
 from certserve.endpoints.requests import CertifyRequest, PredictRequest, Progress, RobustifyRequest
 from certserve.endpoints.searches import Searches
 from certserve.endpoints.smoothing import SmoothingEndpoints
-from certserve.errors import DeadlineExceeded, InvalidRequest, Overloaded, Violation
+from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import EncodedImage, ImageError, ImageFit, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import LEVELS
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from certserve.defences.preemptive.eight_bit import Moved
 
 __all__ = ["RobustifyEndpoint"]
-
-Answer = TypeVar("Answer")
 
 _SEED_BYTES = 7  # what a generator of torch takes is below 2^63
 _BETWEEN = 0.1  # seconds between two replies that say how far it is
@@ -182,9 +181,16 @@ class RobustifyEndpoint:
             nonce=request.nonce,
         )
         certify = _certify(request, image, fit)
-        predicted = await _answer(lambda: self._smoothing.predict(asked, on_progress=told.draws()), patient)
-        certified = await _answer(lambda: self._smoothing.certify(certify, on_progress=told.draws()), patient)
-        return predicted, certified
+
+        def predicted() -> Awaitable[PredictOutcome]:
+            return self._smoothing.predict(asked, on_progress=told.draws())
+
+        def certified() -> Awaitable[CertifyOutcome]:
+            return self._smoothing.certify(certify, on_progress=told.draws())
+
+        if patient:
+            return await patiently(predicted), await patiently(certified)
+        return await predicted(), await certified()
 
     def _network(self, model: ServedModel) -> Any:
         """The model's network, from which gradients come; read once."""
@@ -236,16 +242,6 @@ class _Told:
     def end(self) -> None:
         """All is done, and less than planned may have been enough."""
         self.passes(self._total - self._done)
-
-
-async def _answer(ask: Callable[[], Awaitable[Answer]], patient: bool) -> Answer:
-    while True:
-        try:
-            return await ask()
-        except Overloaded as busy:
-            if not patient:
-                raise
-            await asyncio.sleep(busy.retry_after)
 
 
 def _certify(request: RobustifyRequest, image: ImageInput | None, fit: ImageFit) -> CertifyRequest:
