@@ -22,7 +22,6 @@ import numpy.typing as npt
 from certserve import bundle as bundles
 from certserve.backends import Backend, quantiser
 from certserve.backends.checks import check_rows
-from certserve.backends.onnx import OnnxBackend
 from certserve.backends.openvino import OpenVinoBackend
 from certserve.backends.probes import patterned_pixels, probe_labels
 from certserve.backends.processor import cores, multiplies_int8
@@ -152,12 +151,11 @@ def _quantised(
         file = Path(folder) / f"model.{name}.onnx"
         file.write_bytes(contents)
         quantised = OpenVinoBackend(file, name, found.shape, parallel=1, threads=cores())
-        float32 = OnnxBackend(source, "float32", parallel=1, threads=cores())
-        comparison = compare(float32, quantised, others, sigma)
+        exact = OpenVinoBackend(source, "float32", found.shape, parallel=1, threads=cores())
+        comparison = compare(exact, quantised, others, sigma)
         shapes = check_rows(quantised, sigma).shapes
         probes = min(_PROBES, max(16, _PROBE_BYTES // (4 * calibration[0].size)))
         labels = probe_labels(quantised, probes, sigma, shapes[-1])
-        exact = OpenVinoBackend(source, "float32", found.shape, parallel=1, threads=cores())
         speed = _speed(quantised, exact, patterned_pixels(found.shape, shapes[-1], sigma))
     return _Quantised(Execution(name, file.name, "openvino", name, labels), contents, comparison, speed)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -158,20 +158,24 @@ def test_one_that_is_no_good_does_not_cost_the_other(
     assert "the int8-7bit classifier is not as good as the float one: 50.0% of the draws" in caplog.text
 
 
-class _Sleeper:
-    """A backend that takes so long."""
+class _Clocked:
+    """A backend whose batches take the given seconds in turn, by the clock of this test."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, clock: list[float], *seconds: float) -> None:
+        self._clock, self._seconds = clock, itertools.cycle(seconds)
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        time.sleep(self._seconds)
+        self._clock[0] += next(self._seconds)
         return np.zeros((len(pixels), 3), np.float32)
 
 
-def test_the_speed_is_that_of_the_first_beside_the_second() -> None:
+def test_the_speed_is_that_of_the_first_beside_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each at its best: a mean over the batches, or the inverse, fails."""
+    clock = [0.0]
+    monkeypatch.setattr("certserve.training.quantisation.time.perf_counter", lambda: clock[0])
+    one, other = _Clocked(clock, 1.0, 4.0), _Clocked(clock, 2.0, 9.0, 2.5)
     pixels = np.zeros((1, *SHAPE), np.float32)
-    assert 1.5 < quantisation._speed(_Sleeper(0.01), _Sleeper(0.03), pixels) < 4.0  # type: ignore[arg-type]
+    assert quantisation._speed(one, other, pixels) == 2.0  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("quick")
