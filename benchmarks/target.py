@@ -1,12 +1,12 @@
 """How much sooner "is the radius at least r?" is answered than by the published algorithm, over gRPC, on real images.
 
     python benchmarks/target.py --data CIFAR10.npz --fixed TABLE.tsv [--model BUNDLE] [--every K] [--radius R ...]
-                                [--times T] [--repeats R] [--out PREFIX]
+                                [--times T] [--repeats M] [--out PREFIX]
 
     published    CERTIFY with n0 = 100 and n = 100,000 as its authors run it (float32 PyTorch on all cores, the better
                  of their batch sizes), timed whole on T images
     target       a Certify with that radius as its target, n = 100,000 at most, asked of a server in another process,
-                 one image after the other, R times with noise of its own (another nonce): a few images near the radius
+                 one image after the other, M times with noise of its own (another nonce): a few images near the radius
                  take most of the draws, and how many is chance
 
 The two take turns: a published answer, then one part in T of the images at each radius. TABLE.tsv is what `certserve
