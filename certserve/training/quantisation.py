@@ -92,7 +92,8 @@ def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
     """
     found = bundles.read(path)
     data.check(found.shape, found.labels)
-    source = _float_file(found)
+    exact = _float_execution(found)
+    source = found.file(exact.file)
     if len(data) < _FEWEST:
         raise RecipeError(f"quantising needs {_FEWEST} images at least, to calibrate and to compare, not {len(data)}")
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(data))  # the data may be in the classes' order
@@ -110,10 +111,11 @@ def add_int8(path: Path, data: Dataset) -> dict[str, Comparison]:
         if each.speed < _SLOW:
             _log.warning(
                 "%s: the %s classifier, which is chosen before the float one, runs at %.2g times its speed here; serve "
-                "the other by its name (--execution openvino-float32)",
+                "the other by its name (--execution %s)",
                 path,
                 each.name,
                 each.speed,
+                exact.name,
             )
     files = {each.execution.file: each.contents for each in made}
     bundles.extend(path, files, [each.execution for each in made], {each.name: each.words for each in made})
@@ -202,10 +204,10 @@ def _source(image: npt.NDArray[np.uint8], sigma: float, number: int) -> DrawSour
     return DrawSource(Key(_KEY.domain(f"quantise/{number}") * 2), image, sigma, Arithmetic.GRID)
 
 
-def _float_file(found: Bundle) -> Path:
+def _float_execution(found: Bundle) -> Execution:
     for execution in found.executions:
         if execution.precision == "float32" and execution.runtime in ("onnx", "openvino"):
-            return found.file(execution.file)
+            return execution
     raise RecipeError(f"{found.path} has no float32 ONNX file, which quantising starts from")
 
 

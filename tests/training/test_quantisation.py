@@ -186,7 +186,7 @@ def test_one_that_is_slower_is_told(
     """It is chosen before the float one: an operator who does not learn of it serves slower than before."""
     monkeypatch.setattr(quantisation, "_speed", lambda *_: speed)
     add_int8(made.path, images_of(60))
-    assert ("runs at 0.8 times its speed here" in caplog.text) is told
+    assert ("0.8 times its speed here; serve the other by its name (--execution float32)" in caplog.text) is told
 
 
 @pytest.mark.usefixtures("quick")
