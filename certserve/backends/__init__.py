@@ -9,48 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from certserve.backends.checks import check_rows, fingerprint
+from certserve.backends.checks import fingerprint
 from certserve.backends.choice import how_to_install, installed, ranked
 from certserve.backends.probes import probe_labels
-from certserve.backends.tuning import ladder_for
+from certserve.backends.protocols import Backend, Batch, DrawingBackend, Source
+from certserve.backends.tuning import check_ladder, ladder_for
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BackendFailed, BundleError, ModelRefused
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.keystream import STREAM
 
-__all__ = ["Backend", "ExecutionFacts", "LoadedExecution", "load"]
+__all__ = ["Backend", "Batch", "DrawingBackend", "ExecutionFacts", "LoadedExecution", "Source", "load"]
 
 _log = logging.getLogger(__name__)
-
-
-class Backend(Protocol):
-    """A base classifier: a deterministic function of each row alone."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input."""
-
-    @property
-    def num_classes(self) -> int:
-        """How many logits a row gets."""
-
-    @property
-    def parallel(self) -> int:
-        """How many threads may ask for logits at once, each on cores of its own."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """What the logits depend on besides weights and input: runtime, version, precision, device, threads."""
-
-    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits of shape (rows, num_classes) for noisy pixels of shape (rows, *shape).
-
-        Raises:
-            BackendFailed: the runtime failed on these rows.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +34,7 @@ class ExecutionFacts:
         shapes: numbers of rows it may be run with, increasing; bit-equal results, shown at load.
         parallel: how many batches run at once.
         fingerprint: SHA-256, in hexadecimal, over all that its labels depend on.
+        grid_stream: what generates its noise in grid arithmetic; in float arithmetic it is always the processor's.
     """
 
     name: str
@@ -69,6 +42,11 @@ class ExecutionFacts:
     shapes: tuple[int, ...]
     parallel: int
     fingerprint: str
+    grid_stream: str = STREAM
+
+    def stream(self, arithmetic: Arithmetic) -> str:
+        """What generates the noise, as certificates name it."""
+        return self.grid_stream if arithmetic is Arithmetic.GRID else STREAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +117,14 @@ def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
         )
     sigma = max(bundle.sigmas)
     try:
-        rows = check_rows(backend, sigma, ladder_for(bundle.digests[chosen.file], backend.identity))
+        rows = check_ladder(backend, sigma, ladder_for(bundle.digests[chosen.file], backend.identity))
     except (BackendFailed, ModelRefused) as error:  # it fails where its number of rows is fixed
         raise ModelRefused(f"{bundle.path}: {error}") from error
     if chosen.probe_labels:
         _compare_labels(bundle, chosen, probe_labels(backend, len(chosen.probe_labels), sigma, rows.shapes[-1]))
     name = fingerprint(bundle.digests[chosen.file], backend.identity, rows)
-    facts = ExecutionFacts(chosen.name, dict(backend.identity), rows.shapes, backend.parallel, name)
+    stream = backend.stream if isinstance(backend, DrawingBackend) else STREAM
+    facts = ExecutionFacts(chosen.name, dict(backend.identity), rows.shapes, backend.parallel, name, stream)
     return LoadedExecution(backend, facts)
 
 
@@ -184,6 +163,12 @@ def _load_openvino(bundle: Bundle, execution: Execution) -> Backend:
 
 
 def _load_torch(bundle: Bundle, execution: Execution) -> Backend:
+    import torch
+
+    if torch.cuda.is_available():
+        from certserve.backends.cuda import read
+
+        return read(bundle.file(execution.file), execution.precision)
     from certserve.backends.torch import TorchBackend
 
     return TorchBackend.read(bundle.file(execution.file), execution.precision)

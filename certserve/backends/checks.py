@@ -45,8 +45,10 @@ class RowCheck:
     logits: npt.NDArray[np.float32]
 
 
-def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LADDER) -> RowCheck:
-    """Which batch shapes may be mixed, from the ladder's shapes that fit into memory.
+def check_rows(
+    backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LADDER, *, most_bytes: int = _LARGEST_BATCH_BYTES
+) -> RowCheck:
+    """Which batch shapes may be mixed, from the ladder's shapes that fit into so many bytes as float32.
 
     A shape is kept when every probe has the same logits, to the last bit, wherever it stands in the batch and
     whatever its mates are, and when it agrees with the largest shape kept.
@@ -55,7 +57,7 @@ def check_rows(backend: _Classifier, sigma: float, ladder: tuple[int, ...] = LAD
         ModelRefused: the logits are not finite, not repeatable, of the wrong shape, or coupled between rows.
     """
     dimension = math.prod(backend.shape)
-    shapes = [rows for rows in ladder if rows == 1 or rows * dimension * 4 <= _LARGEST_BATCH_BYTES]
+    shapes = [rows for rows in ladder if rows == 1 or rows * dimension * 4 <= most_bytes]
     probes = probe_pixels(backend.shape, _PROBES, sigma)
     references = {rows: _reference(backend, probes, rows) for rows in shapes}
     steady = [rows for rows in shapes if _independent(backend, probes, references[rows], rows)]

@@ -30,7 +30,7 @@ def hardware() -> dict[str, str]:
 
 def runtimes() -> dict[str, str]:
     """What is installed, which distribution owns the module onnxruntime, and what that says it can run on."""
-    found = {name: _version(name) for name in ("openvino", "torch", "onnx", "safetensors")}
+    found = {name: _version(name) for name in ("openvino", "torch", "triton", "onnx", "safetensors")}
     owners = [f"{name} {_version(name)}" for name in _owners()]
     found["onnxruntime"] = " and ".join(owners) or "not installed"
     if owners:

@@ -21,16 +21,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from certserve.backends.checks import LADDER, check_rows
+from certserve.backends.checks import LADDER, RowCheck, check_rows
 from certserve.backends.probes import probe_pixels
+from certserve.backends.protocols import DrawingBackend
 from certserve.errors import BackendFailed, ModelRefused
 
-__all__ = ["Pace", "candidates_for", "ladder_for", "measure", "remember"]
+__all__ = ["Pace", "candidates_for", "check_ladder", "ladder_for", "measure", "remember"]
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = (16, 32, 64, 128, 256)
-_CUDA_LADDER = (1, 32, 256, 1024)
-_CUDA_CANDIDATES = (64, 256, 1024, 4096)
+# More rows are faster still, but cuDNN's float32 kernels change with their number, so that few or none may be mixed:
+# a small job pays for the largest.
+_CUDA_LADDERS = {"float32": (1, 256, 1024), "bfloat16": (1, 256, 1024, 4096, 8192)}
+_CUDA_BATCH_BYTES = 256 << 20
+_CUDA_CANDIDATES = (256, 1024, 4096, 8192, 16384)
 _AS_GOOD = 0.98  # of the best pace: of those, the smallest number of rows is chosen, which answers sooner
 _LARGEST_ROWS = 1 << 16
 
@@ -73,7 +77,7 @@ def measure(
     found: dict[int, list[float]] = {rows: [] for rows in candidates}
     for turn in range(turns + 1):
         for rows, paces in found.items():
-            pace = _pace(backend, probe_pixels(backend.shape, rows, sigma), seconds if turn else 0.0, clock)
+            pace = _pace(_run(backend, rows, sigma), rows, backend.parallel, seconds if turn else 0.0, clock)
             if turn:  # the first warms up
                 paces.append(pace)
     table = [Pace(rows, statistics.median(paces)) for rows, paces in found.items()]
@@ -88,10 +92,17 @@ def candidates_for(backend: _Classifier, sigma: float) -> tuple[int, ...]:
     Raises:
         ModelRefused: as `certserve.backends.checks.check_rows`, of the usual ones.
     """
-    usual = check_rows(backend, sigma, _usual(backend.identity))
+    usual = check_ladder(backend, sigma, _usual(backend.identity))
     tried = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
     equal = (rows for rows in tried if _gives(backend, sigma, rows, usual.logits))
     return tuple(sorted({usual.shapes[-1], *equal}))
+
+
+def check_ladder(backend: _Classifier, sigma: float, ladder: tuple[int, ...]) -> RowCheck:
+    """As `certserve.backends.checks.check_rows`, of shapes that may be larger on a CUDA device."""
+    if backend.identity["device"] == "cpu":
+        return check_rows(backend, sigma, ladder)
+    return check_rows(backend, sigma, ladder, most_bytes=_CUDA_BATCH_BYTES)
 
 
 def ladder_for(digest: str, identity: Mapping[str, str]) -> tuple[int, ...]:
@@ -129,13 +140,15 @@ def remember(digest: str, identity: Mapping[str, str], ladder: Sequence[int]) ->
 
 def _gives(backend: _Classifier, sigma: float, rows: int, logits: npt.NDArray[np.float32]) -> bool:
     try:
-        return np.array_equal(check_rows(backend, sigma, (rows,)).logits, logits)
+        return np.array_equal(check_ladder(backend, sigma, (rows,)).logits, logits)
     except (BackendFailed, ModelRefused):  # no memory for so many, or they are not repeatable
         return False
 
 
 def _usual(identity: Mapping[str, str]) -> tuple[int, ...]:
-    return LADDER if identity["device"] == "cpu" else _CUDA_LADDER
+    if identity["device"] == "cpu":
+        return LADDER
+    return _CUDA_LADDERS["bfloat16" if identity.get("precision") == "bfloat16" else "float32"]
 
 
 def _path(digest: str, identity: Mapping[str, str]) -> Path:
@@ -144,8 +157,23 @@ def _path(digest: str, identity: Mapping[str, str]) -> Path:
     return folder / "certserve" / "shapes" / f"{name}.json"
 
 
-def _pace(backend: _Classifier, batch: npt.NDArray[np.float32], seconds: float, clock: Callable[[], float]) -> float:
-    """Rows a second of the same batch, again and again on each of the backend's threads, once at least."""
+def _run(backend: _Classifier, rows: int, sigma: float) -> Callable[[], object]:
+    """What runs the classifier on the same so many rows, from where it takes noisy copies."""
+    if isinstance(backend, DrawingBackend):
+        batches = threading.local()  # a batch is for one thread at a time
+
+        def run() -> object:
+            if not hasattr(batches, "own"):
+                batches.own = backend.batch(rows)
+            return batches.own.logits(0, rows)
+
+        return run
+    pixels = probe_pixels(backend.shape, rows, sigma)
+    return lambda: backend.logits(pixels)
+
+
+def _pace(run: Callable[[], object], rows: int, parallel: int, seconds: float, clock: Callable[[], float]) -> float:
+    """Rows a second of runs of so many, again and again on so many threads, once at least."""
     done: list[int] = []
     failed: list[Exception] = []
     start = clock()
@@ -153,14 +181,14 @@ def _pace(backend: _Classifier, batch: npt.NDArray[np.float32], seconds: float, 
     def work() -> None:
         try:
             while True:
-                backend.logits(batch)
-                done.append(len(batch))
+                run()
+                done.append(rows)
                 if clock() - start >= seconds:
                     return
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(backend.parallel)]
+    threads = [threading.Thread(target=work) for _ in range(parallel)]
     for thread in threads:
         thread.start()
     for thread in threads:

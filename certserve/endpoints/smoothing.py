@@ -27,7 +27,7 @@ from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
 from certserve.images import ImageError, ImageInput, Limits
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.noise.grid import LEVELS
-from certserve.noise.keystream import STREAM, Secret
+from certserve.noise.keystream import Secret
 from certserve.sampling.engine import Job
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import (
@@ -294,7 +294,7 @@ def _case_of(question: _Question, pixels: Pixels, secret: Secret) -> Case:
         looks=() if plan.schedule.every else tuple(plan.looks),
         bound=plan.bound,
         arithmetic=question.arithmetic.value,
-        stream=STREAM,
+        stream=model.execution.stream(question.arithmetic),
         arithmetic_error=arithmetic_error(question.arithmetic, question.sigma, pixels.size),
         nonce=question.nonce.hex(),
         schedule=plan.schedule,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import queue
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,7 +11,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from certserve.backends import Batch
 from certserve.errors import BackendFailed, OutOfMemory
+from certserve.sampling.batches import batch_of
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
@@ -48,10 +49,10 @@ class Sampler:
         self._backend = backend
         self._shapes = tuple(shapes)
         self._parallel = parallel
-        self._dimension = math.prod(backend.shape)
-        self._batches: queue.SimpleQueue[npt.NDArray[np.float32]] = queue.SimpleQueue()
+        self._rows = self._shapes[-1]  # of each batch, though fewer may be run at once
+        self._batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         for _ in range(parallel):
-            self._batches.put(np.zeros((self._shapes[-1], self._dimension), dtype=np.float32))
+            self._batches.put(batch_of(backend, self._rows))
 
     @property
     def largest_batch(self) -> int:
@@ -87,8 +88,8 @@ class Sampler:
         try:
             done = 0
             while done < total:
-                rows = min(total - done, len(batch))
-                pieces = _write(pieces, batch[:rows])
+                rows = min(total - done, self._rows)
+                pieces = _write(pieces, batch, rows)
                 self._classify(batch, labels[done : done + rows])
                 done += rows
         finally:
@@ -96,25 +97,24 @@ class Sampler:
         ends = itertools.accumulate(piece.count for _, piece in work)
         return [labels[end - piece.count : end] for (_, piece), end in zip(work, ends, strict=True)]
 
-    def _classify(self, batch: npt.NDArray[np.float32], labels: npt.NDArray[np.uint16]) -> None:
+    def _classify(self, batch: Batch, labels: npt.NDArray[np.uint16]) -> None:
         """The labels of the first len(labels) rows of the batch, some of whose others are overwritten."""
         done = 0
         while done < len(labels):
             rows = _rows_for(len(labels) - done, self._shapes)
             count = min(rows, len(labels) - done)
-            if done + rows > len(batch):  # the padding would not fit
-                batch[: len(labels) - done] = batch[done : len(labels)]
+            if done + rows > self._rows:  # the padding would not fit
+                batch.move_up(done, len(labels))
                 labels, done = labels[done:], 0
-            batch[done + count : done + rows] = 0.0
+            batch.clear(done + count, done + rows)
             try:
-                labels[done : done + count] = self._argmax(batch[done : done + rows])[:count]
+                labels[done : done + count] = self._argmax(batch.logits(done, done + rows))[:count]
             except (OutOfMemory, MemoryError) as error:
                 self._go_on_with_less(rows, error)
                 continue
             done += count
 
-    def _argmax(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        logits = self._backend.logits(batch.reshape(len(batch), *self._backend.shape))
+    def _argmax(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
         labels: npt.NDArray[np.uint16] = logits.argmax(axis=1).astype(np.uint16)
         finite = np.isfinite(logits)
         if not finite.all():
@@ -139,15 +139,13 @@ def _rows_for(left: int, shapes: tuple[int, ...]) -> int:
     return padded if mostly_filled or left > _MOST_RUNS * filled else filled
 
 
-def _write(
-    pieces: list[tuple[DrawSource, Slice, int]], rows: npt.NDArray[np.float32]
-) -> list[tuple[DrawSource, Slice, int]]:
-    """Fill `rows` with the next draws of `pieces` (source, slice, draws already written); what is left of them."""
+def _write(pieces: list[tuple[DrawSource, Slice, int]], batch: Batch, rows: int) -> list[tuple[DrawSource, Slice, int]]:
+    """Fill `rows` rows with the next draws of `pieces` (source, slice, draws already written); what is left of them."""
     filled = 0
     for index, (source, piece, written) in enumerate(pieces):
-        count = min(piece.count - written, len(rows) - filled)
-        source.write(piece.draws, piece.first + written, rows[filled : filled + count])
+        count = min(piece.count - written, rows - filled)
+        batch.write(filled, count, source, piece.draws, piece.first + written)
         filled += count
-        if filled == len(rows):
+        if filled == rows:
             return [(source, piece, written + count), *pieces[index + 1 :]]
     return []

@@ -11,7 +11,6 @@ from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import LEVELS, GridNoise
 from certserve.noise.keystream import Key
 from certserve.noise.real import RealNoise, round_sum
-from certserve.sampling.slices import DrawSet
 
 __all__ = ["DrawSource"]
 
@@ -32,13 +31,13 @@ class DrawSource:
     sigma: float
     arithmetic: Arithmetic
 
-    def write(self, draws: DrawSet, first: int, rows: npt.NDArray[np.float32]) -> None:
-        """Fill `rows`, (count, dimension), with draws first..first + count - 1: pixels in [0, 1] plus noise."""
+    def write(self, draws: str, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Fill `rows`, (count, dimension), with draws first, first + 1, ... of a set: pixels in [0, 1] plus noise."""
         at_once = max(1, _VALUES_AT_ONCE // self.pixels.size)
         for start in range(0, len(rows), at_once):
             self._write(draws, first + start, rows[start : start + at_once])
 
-    def _write(self, draws: DrawSet, first: int, rows: npt.NDArray[np.float32]) -> None:
+    def _write(self, draws: str, first: int, rows: npt.NDArray[np.float32]) -> None:
         flat = self.pixels.reshape(-1)
         if self.arithmetic is Arithmetic.GRID:
             noise = GridNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))

@@ -112,7 +112,8 @@ class Rounding:
 def test_a_cuda_device_has_larger_batches() -> None:
     assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA"})[-1] > LADDER[-1]
     assert candidates_for(Rounding(), 0.25) == (16, 32, 64, 128, 256)
-    assert max(candidates_for(Rounding("NVIDIA"), 0.25)) == 4096
+    assert max(candidates_for(Rounding("NVIDIA"), 0.25)) == 16384
+    assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA", "precision": "bfloat16"})[-1] == 8192
 
 
 def test_what_would_make_it_another_classifier_is_not_tried() -> None:

@@ -1,0 +1,226 @@
+"""PyTorch on a CUDA device: in-tree networks, one cuDNN call a convolution, and the noisy copies made in their place.
+
+All batches are queued on one CUDA stream: while one runs, the next is queued behind it already, and no two share the
+device. Their noise is made on another, beside the batch that runs. A thread waits for its own batch's logits alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from certserve.backends.architectures import Normed, ResidualNetwork, load
+from certserve.backends.checks import count_classes
+from certserve.backends.failures import failure
+from certserve.backends.protocols import Batch, Source
+from certserve.errors import BundleError
+from certserve.noise.arithmetic import Arithmetic
+from certserve.noise.chacha import CHACHA_STREAM
+
+__all__ = ["CudaBackend", "DrawingCudaBackend", "FusedNetwork", "read"]
+
+_log = logging.getLogger(__name__)
+_PARALLEL = 2  # batches: one runs, one waits behind it
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class FusedNetwork:
+    """A residual network for inference, whose biases, sums and ReLUs are done by its convolutions on a CUDA device.
+
+    Args:
+        network: in evaluation mode. precision: of its weights and sums. device: elsewhere than on a CUDA device the
+            same steps are separate operations.
+    """
+
+    def __init__(self, network: ResidualNetwork, precision: torch.dtype, device: torch.device) -> None:
+        folded = network.folded(precision).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.description = network.description
+        self.mean, self.std, self.precision = folded.mean, folded.std, precision
+        self._fused = device.type == "cuda"
+        self._stem, self._head = folded.stem, folded.head
+        self._blocks = []
+        for block in folded.blocks:
+            if block.shortcut is not None:  # one bias for the sum of both
+                block.second.conv.bias = torch.nn.Parameter(block.second.conv.bias + block.shortcut.conv.bias)
+                block.shortcut.conv.bias = None
+            self._blocks.append((block.first, block.second, block.shortcut))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """The network's first step: pixels in [0, 1] plus noise, float32, to what `__call__` takes."""
+        rows: Tensor = ((pixels - self.mean) / self.std).to(self.precision)
+        return rows
+
+    def __call__(self, normalised: Tensor) -> Tensor:
+        """Logits (rows, classes) in its precision, of (rows, channels, height, width) in channels_last."""
+        x = self._relu(self._stem, normalised)
+        for first, second, shortcut in self._blocks:
+            beside = x if shortcut is None else _strided(shortcut, x)
+            x = self._relu(second, self._relu(first, x), beside)
+        logits: Tensor = self._head(x.mean((2, 3)))
+        return logits
+
+    def _relu(self, layer: Normed, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """The layer's convolution and bias, plus what is beside it, then ReLU."""
+        conv = layer.conv
+        if not self._fused:
+            y = conv(x) if beside is None else conv(x) + beside
+            return torch.relu(y)
+        how: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        if beside is None:
+            done: Tensor = torch.ops.aten.cudnn_convolution_relu(x, conv.weight, conv.bias, *how)
+        else:
+            done = torch.ops.aten.cudnn_convolution_add_relu(x, conv.weight, beside, 1.0, conv.bias, *how)
+        return done
+
+
+def _strided(shortcut: Normed, x: Tensor) -> Tensor:
+    """Its convolution of one pixel a side, of the pixels that it reads: cuDNN is slow to skip the others."""
+    down, across = shortcut.conv.stride
+    pixels = x[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(pixels, shortcut.conv.weight)
+
+
+class CudaBackend:
+    """A residual network on a CUDA device that takes noisy [0, 1] pixels, float32 (rows, channels, height, width).
+
+    The convolutions' kernels are deterministic ones for the whole process, and their float32 is not shortened to TF32.
+    """
+
+    def __init__(self, network: ResidualNetwork, precision: str, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        self.device = device
+        self.network = FusedNetwork(network, _PRECISIONS[precision], device)
+        self.shape = network.description.shape
+        self.parallel = _PARALLEL
+        self.queue = _cuda_stream(device)
+        self._queueing = threading.Lock()
+        self.num_classes = count_classes(self)
+        self.identity: Mapping[str, str] = {
+            "runtime": "torch",
+            "version": torch.__version__,
+            "precision": precision,
+            "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+            "libraries": f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",  # type: ignore[no-untyped-call]
+        }
+
+    def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self.queue):
+                normalised = self.network.normalised(self.to_device(pixels))
+            return self.classify(normalised)
+        except Exception as error:  # what torch may raise has no base but Exception
+            raise failure("torch", len(pixels), error) from error
+
+    def to_device(self, pixels: npt.NDArray[np.float32]) -> Tensor:
+        """The same on the device, in channels_last."""
+        rows = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        return rows.to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def classify(self, normalised: Tensor) -> npt.NDArray[np.float32]:
+        """Queue the network on normalised rows, and wait for the logits."""
+        with torch.inference_mode(), torch.cuda.stream(self.queue):
+            with self._queueing:
+                logits = self.network(normalised).float()
+                if self.queue is None:
+                    return logits.numpy()
+                host = torch.empty(logits.shape, pin_memory=True)
+                host.copy_(logits, non_blocking=True)
+                done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                done.record(self.queue)
+            done.synchronize()
+        return host.numpy()
+
+
+def _cuda_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+class DrawingCudaBackend(CudaBackend):
+    """One that makes its noisy copies on the device too."""
+
+    stream = CHACHA_STREAM
+
+    def __init__(self, network: ResidualNetwork, precision: str, device: torch.device) -> None:
+        from certserve.backends.device_noise import DeviceNoise  # needs Triton
+
+        super().__init__(network, precision, device)
+        self.drawing = _cuda_stream(device)
+        self.noise = DeviceNoise(self.network.mean, self.network.std)
+        self.noise.check(self.shape, self.network.precision)
+
+    def batch(self, rows: int) -> Batch:
+        """Room for so many noisy copies on the device."""
+        return _DeviceBatch(self, rows)
+
+
+class _DeviceBatch:
+    """Normalised noisy copies on the device; see `certserve.backends.Batch`."""
+
+    def __init__(self, backend: DrawingCudaBackend, rows: int) -> None:
+        self._backend = backend
+        with torch.cuda.stream(backend.drawing):
+            self._rows = torch.zeros((rows, *backend.shape), dtype=backend.network.precision, device=backend.device)
+            self._rows = self._rows.contiguous(memory_format=torch.channels_last)
+
+    def write(self, start: int, count: int, source: Source, draws: str, first: int) -> None:
+        backend, rows = self._backend, self._rows[start : start + count]
+        if source.arithmetic is Arithmetic.GRID:
+            with torch.cuda.stream(backend.drawing):
+                backend.noise.write(rows, source, draws, first)
+            return
+        pixels = np.empty((count, source.pixels.size), dtype=np.float32)
+        source.write(draws, first, pixels)
+        with torch.inference_mode(), torch.cuda.stream(backend.drawing):
+            rows.copy_(backend.network.normalised(backend.to_device(pixels.reshape(count, *backend.shape))))
+
+    def clear(self, start: int, stop: int) -> None:
+        with torch.cuda.stream(self._backend.drawing):
+            self._rows[start:stop] = 0.0
+
+    def move_up(self, start: int, stop: int) -> None:
+        with torch.cuda.stream(self._backend.drawing):
+            self._rows[: stop - start] = self._rows[start:stop].clone()
+
+    def logits(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        backend = self._backend
+        try:
+            if backend.queue is not None and backend.drawing is not None:
+                backend.queue.wait_stream(backend.drawing)
+            return backend.classify(self._rows[start:stop])
+        except Exception as error:  # what torch may raise has no base but Exception
+            raise failure("torch", stop - start, error) from error
+
+
+def read(path: Path, precision: str, device: torch.device | None = None) -> CudaBackend:
+    """An in-tree network from its safetensors file.
+
+    Where the device cannot make the noisy copies (Triton is missing, say, or finds no C compiler), the processor does,
+    with a warning.
+
+    Args:
+        precision: "float32" or "bfloat16". device: default: the first CUDA device.
+
+    Raises:
+        BundleError: the file holds no in-tree network, or the precision is unknown.
+    """
+    if precision not in _PRECISIONS:
+        raise BundleError(f"{path}: unknown precision {precision!r}; torch has {', '.join(_PRECISIONS)}")
+    network, device = load(path), device or torch.device("cuda")
+    try:
+        return DrawingCudaBackend(network, precision, device)
+    except Exception as error:  # compiling a kernel fails in many ways
+        _log.warning("the noise is made on the processor, not on the CUDA device: %s", error)
+    return CudaBackend(network, precision, device)
