@@ -84,8 +84,8 @@ def eager(network: Any, shape: tuple[int, int, int], sigma: float, batch: int, d
     return run
 
 
-def art(network: Any, shape: tuple[int, int, int], sigma: float, batch: int) -> Contestant:
-    """The toolbox's certify, at the better batch size of the two."""
+def art(network: Any, shape: tuple[int, int, int], sigma: float, batch: int, device: str = "cpu") -> Contestant:
+    """The toolbox's certify; `device` is "cpu" or "gpu"."""
     import torch
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
@@ -95,7 +95,7 @@ def art(network: Any, shape: tuple[int, int, int], sigma: float, batch: int) -> 
         input_shape=shape,
         nb_classes=network.description.classes,
         clip_values=None,
-        device_type="cpu",
+        device_type=device,
         sample_size=100,
         scale=sigma,
         alpha=0.001,
