@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pytest
 
 from certserve import backends, bundle
 from certserve.backends.checks import LADDER
-from certserve.backends.tuning import candidates_for, ladder_for, measure, remember
+from certserve.backends.tuning import candidates_for, check_ladder, ladder_for, measure, remember
 from certserve.errors import BackendFailed, OutOfMemory
 
 IDENTITY = {"runtime": "openvino", "device": "cpu", "threads": "1"}
@@ -157,3 +158,34 @@ def test_a_tuned_execution_has_another_ladder_and_the_same_fingerprint(models: M
     after = backends.load(found)
     assert (before.shapes, after.shapes) == (LADDER, (1, 24))
     assert before.fingerprint == after.fingerprint
+
+
+def test_a_backend_that_draws_is_timed_where_its_noise_is() -> None:
+    """Copies that come from the host's memory, as they never do when it serves, would be timed too."""
+
+    class Drawing(Timed):
+        stream = "another/1"
+
+        def batch(self, rows: int) -> Drawing:
+            return self
+
+        def logits(self, start: Any, stop: int | None = None) -> npt.NDArray[np.float32]:
+            assert stop is not None, "asked for the logits of the host's pixels"
+            return super().logits(np.zeros((stop - start, 1), np.float32))
+
+    backend = Drawing({4: 1.0, 16: 2.0})
+    paces, _ = measure(backend, 0.25, candidates=(4, 16), seconds=5.0, clock=backend.clock)
+    assert [pace.draws_per_second for pace in paces] == pytest.approx([4.0, 8.0])
+
+
+def test_batches_may_be_larger_on_a_cuda_device() -> None:
+    """128 MiB: more than a processor's batches may take."""
+
+    class Wide(Rounding):
+        shape = (1, 2048, 2048)
+
+        def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            return pixels[:, 0, 0, :2].copy()
+
+    assert check_ladder(Wide(), 0.25, (1, 8)).shapes == (1,)
+    assert check_ladder(Wide("NVIDIA"), 0.25, (1, 8)).shapes == (1, 8)
