@@ -24,10 +24,23 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from certserve.errors import BundleError
 
-__all__ = ["Block", "Normed", "Residual", "ResidualNetwork", "Stage", "fill", "load", "pack", "save", "unpack"]
+__all__ = [
+    "Block",
+    "Normed",
+    "Residual",
+    "ResidualNetwork",
+    "Stage",
+    "fill",
+    "load",
+    "pack",
+    "precision_named",
+    "save",
+    "unpack",
+]
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _KEY = "certserve.architecture"
 _LARGEST_SIDE = 4096
 _LARGEST_WIDTH = 4096
@@ -180,6 +193,17 @@ def load(path: Path) -> ResidualNetwork:
     except (BundleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: its architecture is not understood ({error})") from error
     return fill(lambda: ResidualNetwork(description), tensors, path)
+
+
+def precision_named(name: str, path: Path) -> torch.dtype:
+    """What torch computes in, "float32" or "bfloat16".
+
+    Raises:
+        BundleError: another one is named for the file `path`.
+    """
+    if name not in _PRECISIONS:
+        raise BundleError(f"{path}: unknown precision {name!r}; torch has {', '.join(_PRECISIONS)}")
+    return _PRECISIONS[name]
 
 
 def pack(network: nn.Module, described: Mapping[str, Any]) -> bytes:

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from certserve.backends.architectures import Normed, ResidualNetwork, load
+from certserve.backends.architectures import Normed, ResidualNetwork, load, precision_named
 from certserve.backends.checks import count_classes
 from certserve.backends.failures import failure
 from certserve.backends.protocols import Batch, Source
-from certserve.errors import BundleError
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.chacha import CHACHA_STREAM
 
@@ -30,7 +29,6 @@ __all__ = ["CudaBackend", "DrawingCudaBackend", "FusedNetwork", "read"]
 
 _log = logging.getLogger(__name__)
 _PARALLEL = 2  # batches: one runs, one waits behind it
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class FusedNetwork:
@@ -95,13 +93,15 @@ class CudaBackend:
     The convolutions' kernels are deterministic ones for the whole process, and their float32 is not shortened to TF32.
     """
 
-    def __init__(self, network: ResidualNetwork, precision: str, device: torch.device) -> None:
+    def __init__(self, network: ResidualNetwork, precision: torch.dtype, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.device = device
-        self.network = FusedNetwork(network, _PRECISIONS[precision], device)
+        self.network = FusedNetwork(network, precision, device)
+        if on_gpu:
+            torch.cuda.synchronize(device)  # its weights are there before another CUDA stream reads them
         self.shape = network.description.shape
         self.parallel = _PARALLEL
         self.queue = _cuda_stream(device)
@@ -110,7 +110,7 @@ class CudaBackend:
         self.identity: Mapping[str, str] = {
             "runtime": "torch",
             "version": torch.__version__,
-            "precision": precision,
+            "precision": str(precision).removeprefix("torch."),
             "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
             "libraries": f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",  # type: ignore[no-untyped-call]
         }
@@ -153,7 +153,7 @@ class DrawingCudaBackend(CudaBackend):
 
     stream = CHACHA_STREAM
 
-    def __init__(self, network: ResidualNetwork, precision: str, device: torch.device) -> None:
+    def __init__(self, network: ResidualNetwork, precision: torch.dtype, device: torch.device) -> None:
         from certserve.backends.device_noise import DeviceNoise  # needs Triton
 
         super().__init__(network, precision, device)
@@ -176,15 +176,22 @@ class _DeviceBatch:
             self._rows = self._rows.contiguous(memory_format=torch.channels_last)
 
     def write(self, start: int, count: int, source: Source, draws: str, first: int) -> None:
-        backend, rows = self._backend, self._rows[start : start + count]
-        if source.arithmetic is Arithmetic.GRID:
-            with torch.cuda.stream(backend.drawing):
-                backend.noise.write(rows, source, draws, first)
-            return
-        pixels = np.empty((count, source.pixels.size), dtype=np.float32)
+        rows = self._rows[start : start + count]
+        try:
+            if source.arithmetic is Arithmetic.GRID:
+                with torch.cuda.stream(self._backend.drawing):
+                    self._backend.noise.write(rows, source, draws, first)
+            else:
+                self._write_from_host(rows, source, draws, first)
+        except Exception as error:  # what torch and Triton may raise has no base but Exception
+            raise failure("torch", count, error) from error
+
+    def _write_from_host(self, rows: Tensor, source: Source, draws: str, first: int) -> None:
+        backend = self._backend
+        pixels = np.empty((len(rows), source.pixels.size), dtype=np.float32)
         source.write(draws, first, pixels)
         with torch.inference_mode(), torch.cuda.stream(backend.drawing):
-            rows.copy_(backend.network.normalised(backend.to_device(pixels.reshape(count, *backend.shape))))
+            rows.copy_(backend.network.normalised(backend.to_device(pixels.reshape(rows.shape))))
 
     def clear(self, start: int, stop: int) -> None:
         with torch.cuda.stream(self._backend.drawing):
@@ -216,11 +223,10 @@ def read(path: Path, precision: str, device: torch.device | None = None) -> Cuda
     Raises:
         BundleError: the file holds no in-tree network, or the precision is unknown.
     """
-    if precision not in _PRECISIONS:
-        raise BundleError(f"{path}: unknown precision {precision!r}; torch has {', '.join(_PRECISIONS)}")
-    network, device = load(path), device or torch.device("cuda")
+    network, what = load(path), precision_named(precision, path)
+    place = device or torch.device("cuda")
     try:
-        return DrawingCudaBackend(network, precision, device)
+        return DrawingCudaBackend(network, what, place)
     except Exception as error:  # compiling a kernel fails in many ways
         _log.warning("the noise is made on the processor, not on the CUDA device: %s", error)
-    return CudaBackend(network, precision, device)
+    return CudaBackend(network, what, place)

@@ -66,8 +66,6 @@ def _onnx(models: ModuleType, folder: Path, openvino_precision: str) -> Subject:
 
 
 def _torch(models: ModuleType, folder: Path, precision: str) -> Subject:
-    import torch
-
     from certserve.backends.architectures import save
     from certserve.backends.torch import TorchBackend
 
@@ -77,7 +75,7 @@ def _torch(models: ModuleType, folder: Path, precision: str) -> Subject:
     arrays = {name: value.numpy().astype(np.float64) for name, value in network.state_dict().items()}
     for name in ("mean", "std"):
         arrays[name] = np.array(getattr(network.description, name)).reshape(1, -1, 1, 1)
-    backend = TorchBackend.read(path, precision, torch.device("cpu"))
+    backend = TorchBackend.read(path, precision)
     # bfloat16 has 8 bits: each of the six layers rounds its sums and its kernels by up to 2^-9 of themselves.
     tolerance = {"float32": 1e-4, "bfloat16": 6 * 2 * 2**-9}[precision]
     return Subject(backend, lambda x: _residual(x.astype(np.float64), arrays), tolerance, alone=False)

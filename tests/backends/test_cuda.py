@@ -53,7 +53,7 @@ def network() -> Any:
 
 @pytest.fixture(scope="module")
 def backend(network: Any) -> Any:
-    return DrawingCudaBackend(network, "float32", CPU)
+    return DrawingCudaBackend(network, torch.float32, CPU)
 
 
 def a_source(arithmetic: Arithmetic = Arithmetic.GRID) -> DrawSource:
@@ -100,7 +100,7 @@ class TestBackend:
         assert set(backend.identity) == {"runtime", "version", "precision", "device", "libraries"}
 
     def test_what_fails_says_on_how_many_rows(self, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        backend = DrawingCudaBackend(network, "float32", CPU)
+        backend = DrawingCudaBackend(network, torch.float32, CPU)
         batch = backend.batch(4)
 
         def fail(rows: Any) -> Any:
@@ -111,12 +111,15 @@ class TestBackend:
             batch.logits(0, 3)
         with pytest.raises(BackendFailed, match="batch of 2 rows"):
             backend.logits(probe_pixels(SHAPE, 2, 0.5))
+        monkeypatch.setattr(backend.noise, "write", lambda *_: fail(None))
+        with pytest.raises(OutOfMemory, match="batch of 3 rows: CUDA out of memory"):
+            batch.write(0, 3, a_source(), DrawSet.ESTIMATION, 0)
 
 
 class TestBatch:
     def test_the_backends_own_is_taken_where_there_is_one(self, network: Any, backend: Any) -> None:
         assert not isinstance(batch_of(backend, 2), HostBatch)
-        assert isinstance(batch_of(CudaBackend(network, "float32", CPU), 2), HostBatch)
+        assert isinstance(batch_of(CudaBackend(network, torch.float32, CPU), 2), HostBatch)
 
     def test_float_arithmetic_has_the_processors_noise(self, backend: Any) -> None:
         source = a_source(Arithmetic.FLOAT)

@@ -21,7 +21,6 @@ from certserve.backends import torch as backend_module  # noqa: E402
 from certserve.backends.architectures import save  # noqa: E402  after the runtime is known to be there
 from certserve.backends.torch import TorchBackend, differentiable, gradients  # noqa: E402
 
-CPU = torch.device("cpu")
 SHAPE = (3, 8, 8)
 
 
@@ -75,13 +74,13 @@ class TestGradients:
 
 class TestNetworks:
     def test_float32_is_the_network(self, models: ModuleType, stored: Path) -> None:
-        backend = TorchBackend.read(stored, "float32", CPU)
+        backend = TorchBackend.read(stored, "float32")
         pixels = probe_pixels(SHAPE, 9, 0.5)
         expected = models.residual()(torch.from_numpy(pixels)).detach().numpy()
         np.testing.assert_allclose(backend.logits(pixels), expected, rtol=1e-4, atol=1e-4)
 
     def test_bfloat16_is_computed_in_bfloat16(self, stored: Path) -> None:
-        exact, short = (TorchBackend.read(stored, precision, CPU) for precision in ("float32", "bfloat16"))
+        exact, short = (TorchBackend.read(stored, precision) for precision in ("float32", "bfloat16"))
         pixels = probe_pixels(SHAPE, 9, 0.5)
         logits = short.logits(pixels)
         assert logits.dtype == np.float32
@@ -100,17 +99,13 @@ class TestNetworks:
 
     def test_its_identity_names_version_precision_and_hardware(self, stored: Path) -> None:
         for precision in ("float32", "bfloat16"):
-            found = TorchBackend.read(stored, precision, CPU).identity
+            found = TorchBackend.read(stored, precision).identity
             assert set(found) == {"runtime", "version", "precision", "device", "threads", "instructions"}
             assert (found["runtime"], found["version"], found["precision"]) == ("torch", torch.__version__, precision)
             assert (found["device"], found["threads"]) == ("cpu", str(torch.get_num_threads()))
 
-    def test_the_first_cuda_device_is_the_default_one(self, stored: Path) -> None:
-        expected = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        assert TorchBackend.read(stored, "float32").identity["device"] == expected
-
     def test_arrays_that_may_not_be_written_to(self, stored: Path) -> None:
-        backend = TorchBackend.read(stored, "float32", CPU)
+        backend = TorchBackend.read(stored, "float32")
         pixels = probe_pixels(SHAPE, 9, 0.5)
         expected = backend.logits(pixels)
         pixels.flags.writeable = False
@@ -124,7 +119,7 @@ class TestNetworks:
             return network(x)
 
         network = models.residual()
-        TorchBackend(function, SHAPE, "float32", CPU)
+        TorchBackend(function, SHAPE, "float32")
         assert seen == [(False, True)]
 
 
@@ -136,7 +131,7 @@ class TestFailures:
                 raise error
             return flat_sums(x)
 
-        backend = TorchBackend(function, SHAPE, "float32", CPU)
+        backend = TorchBackend(function, SHAPE, "float32")
         assert backend.logits(probe_pixels(SHAPE, 6, 0.5)).shape == (6, 2)
         with pytest.raises(BackendFailed, match=f"batch of 7 rows: {error}"):
             backend.logits(probe_pixels(SHAPE, 7, 0.5))
@@ -154,7 +149,7 @@ class TestFailures:
     )
     def test_what_is_no_classifier_is_refused(self, function: Callable[[Any], Any], said: str) -> None:
         with pytest.raises(ModelRefused, match=said):
-            TorchBackend(function, SHAPE, "float32", CPU)
+            TorchBackend(function, SHAPE, "float32")
 
 
 class TestPrograms:
