@@ -10,8 +10,9 @@
                             the device; no noise, no counting; the best of them is the limit
     noise                   noisy copies alone, likewise
 
-The contestants take turns. Needs torch, safetensors and what the base installation needs; where gRPC's health and
-reflection packages are missing, nothing is served. WEIGHTS.npz as in reference_bundle.py. Takes a few minutes.
+The contestants take turns, every other round in reverse. Needs torch, safetensors and what the base installation needs;
+where gRPC's health and reflection packages are missing, nothing is served. WEIGHTS.npz as in reference_bundle.py. Takes
+a few minutes.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def main() -> None:
         found = bundle_from(options.weights, Path(folder) / "w32")
         made = contestants(options.weights, found, stack)
         for turn in range(options.rounds + 1):
-            for (name, precision), run in made.items():
+            for (name, precision), run in made.items() if turn % 2 else reversed(made.items()):
                 n = options.n // FEWER.get(name, 1 if precision == "bfloat16" else 10)
                 rate = run(n)
                 if turn:  # the first round warms up

@@ -1,9 +1,10 @@
-"""What the noise costs beside the classifier: the time each takes while all threads make both, as they do when serving.
+"""What the noise costs beside the classifier on a CPU: the time each takes while all threads make both, as they serve.
 
     python benchmarks/noise.py [--model BUNDLE] [--execution NAME] [--seconds S] [--rounds R] [--out PREFIX]
 
 Each thread makes the noisy copies of a batch, then runs the classifier on them, again and again. The share is the time
-spent on the copies (noise and addition) over that spent in the classifier. Writes PREFIX.tsv and PREFIX.json.
+spent on the copies (noise and addition) over that spent in the classifier. For CUDA devices: gpu.py. Writes PREFIX.tsv
+and PREFIX.json.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ __all__ = ["Row", "machine", "spread", "write"]
 
 Row = dict[str, Any]
 
-_PACKAGES = ("openvino", "onnxruntime-gpu", "torch", "numpy", "grpcio")
+_PACKAGES = ("openvino", "onnxruntime-gpu", "torch", "triton", "numpy", "grpcio")
 
 
 def machine() -> Row:
