@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.backends.probes import probe_pixels
-from certserve.errors import BackendFailed, ModelRefused
+from certserve.errors import BackendFailed, ModelRefused, OutOfMemory
 
 __all__ = ["LADDER", "RowCheck", "check_rows", "count_classes", "fingerprint"]
 
 LADDER = (1, 8, 32, 64)
 """Numbers of rows a batch may have: one image never pays for 64 padded rows."""
 
+_log = logging.getLogger(__name__)
 _LARGEST_BATCH_BYTES = 64 << 20
 _PROBES = 16
 _COUPLED = 1e-2
@@ -51,20 +53,31 @@ def check_rows(
     """Which batch shapes may be mixed, from the ladder's shapes that fit into so many bytes as float32.
 
     A shape is kept when every probe has the same logits, to the last bit, wherever it stands in the batch and
-    whatever its mates are, and when it agrees with the largest shape kept.
+    whatever its mates are, and when it agrees with the largest shape kept. None is tried that is larger than one
+    that finds no memory.
 
     Raises:
         ModelRefused: the logits are not finite, not repeatable, of the wrong shape, or coupled between rows.
+        OutOfMemory: for the smallest shape already.
     """
     dimension = math.prod(backend.shape)
     shapes = [rows for rows in ladder if rows == 1 or rows * dimension * 4 <= most_bytes]
     probes = probe_pixels(backend.shape, _PROBES, sigma)
-    references = {rows: _reference(backend, probes, rows) for rows in shapes}
-    steady = [rows for rows in shapes if _independent(backend, probes, references[rows], rows)]
+    steady: dict[int, npt.NDArray[np.float32]] = {}  # each one's logits for the probes
+    for rows in shapes:
+        try:
+            reference = _reference(backend, probes, rows)
+            if _independent(backend, probes, reference, rows):
+                steady[rows] = reference
+        except OutOfMemory as error:
+            if not steady:
+                raise
+            _log.warning("no memory for a batch of %d rows: at most %d (%s)", rows, max(steady), error)
+            break
     if not steady:
         raise ModelRefused("the model's logits are not repeatable to the last bit, whatever the number of rows")
-    reference = references[max(steady)]
-    return RowCheck(tuple(rows for rows in steady if np.array_equal(references[rows], reference)), reference)
+    reference = steady[max(steady)]
+    return RowCheck(tuple(rows for rows, found in steady.items() if np.array_equal(found, reference)), reference)
 
 
 def count_classes(backend: _Classifier) -> int:

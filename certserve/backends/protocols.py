@@ -27,7 +27,7 @@ class Backend(Protocol):
 
     @property
     def parallel(self) -> int:
-        """How many threads may ask for logits at once, each on cores of its own."""
+        """How many threads may ask for logits at once."""
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -30,9 +30,9 @@ __all__ = ["Pace", "candidates_for", "check_ladder", "ladder_for", "measure", "r
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = (16, 32, 64, 128, 256)
-# More rows are faster still, but cuDNN's float32 kernels change with their number, so that few or none may be mixed:
-# a small job pays for the largest.
-_CUDA_LADDERS = {"float32": (1, 256, 1024), "bfloat16": (1, 256, 1024, 4096, 8192)}
+# For float32 cuDNN has other kernels for other numbers of rows, so that few may be mixed, and a small job may have to
+# pay for the largest: more rows would be faster still. The small ones are for large images.
+_CUDA_LADDERS = {"float32": (1, 8, 32, 256, 512, 1024), "bfloat16": (1, 8, 32, 256, 512, 1024, 2048, 4096, 8192)}
 _CUDA_BATCH_BYTES = 256 << 20
 _CUDA_CANDIDATES = (256, 1024, 4096, 8192, 16384)
 _AS_GOOD = 0.98  # of the best pace: of those, the smallest number of rows is chosen, which answers sooner
@@ -173,20 +173,31 @@ def _run(backend: _Classifier, rows: int, sigma: float) -> Callable[[], object]:
 
 
 def _pace(run: Callable[[], object], rows: int, parallel: int, seconds: float, clock: Callable[[], float]) -> float:
-    """Rows a second of runs of so many, again and again on so many threads, once at least."""
+    """Rows a second of runs of so many, again and again on so many threads, twice at least."""
     done: list[int] = []
     failed: list[Exception] = []
-    start = clock()
+    start = 0.0
+
+    def begin() -> None:
+        nonlocal start
+        start = clock()
+
+    ready = threading.Barrier(parallel, action=begin)
 
     def work() -> None:
         try:
+            run()  # a thread's first run may cost what no other does
+            ready.wait()
             while True:
                 run()
                 done.append(rows)
                 if clock() - start >= seconds:
                     return
+        except threading.BrokenBarrierError:  # another thread has failed
+            pass
         except Exception as error:
             failed.append(error)
+            ready.abort()
 
     threads = [threading.Thread(target=work) for _ in range(parallel)]
     for thread in threads:

@@ -11,7 +11,7 @@ import pytest
 
 from certserve.backends.checks import LADDER, RowCheck, check_rows, fingerprint
 from certserve.backends.probes import probe_pixels
-from certserve.errors import ModelRefused
+from certserve.errors import ModelRefused, OutOfMemory
 
 SHAPE = (1, 4, 4)
 SIGMA = 0.25
@@ -58,6 +58,19 @@ def test_shapes_too_large_for_memory_are_not_tried() -> None:
     model = Faulty(lambda logits, _: logits)
     assert check_rows(model, SIGMA, (1, 2, 1 << 21)).shapes == (1, 2)  # 2^21 rows of 64 bytes are 128 MiB
     assert model.rows == {1, 2}
+
+
+def test_shapes_beyond_one_that_finds_no_memory_are_not_tried() -> None:
+    def fault(logits: Logits, _: Pixels) -> Logits:
+        if len(logits) >= 32:
+            raise OutOfMemory("no")
+        return logits
+
+    model = Faulty(fault)
+    assert check_rows(model, SIGMA, (1, 8, 32, 64)).shapes == (1, 8)
+    assert 64 not in model.rows
+    with pytest.raises(OutOfMemory):
+        check_rows(model, SIGMA, (32, 64))
 
 
 @pytest.mark.parametrize("different", [1, 8, 32])

@@ -189,3 +189,19 @@ def test_batches_may_be_larger_on_a_cuda_device() -> None:
 
     assert check_ladder(Wide(), 0.25, (1, 8)).shapes == (1,)
     assert check_ladder(Wide("NVIDIA"), 0.25, (1, 8)).shapes == (1, 8)
+
+
+def test_what_only_a_threads_first_run_costs_is_not_timed() -> None:
+    class Preparing(Timed):
+        def __init__(self) -> None:
+            super().__init__({4: 1.0})
+            self._prepared = threading.local()
+
+        def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            self.now += 0.0 if hasattr(self._prepared, "done") else 100.0
+            self._prepared.done = True
+            return super().logits(pixels)
+
+    backend = Preparing()
+    paces, _ = measure(backend, 0.25, candidates=(4,), seconds=5.0, clock=backend.clock)
+    assert paces[0].draws_per_second == pytest.approx(4.0)
