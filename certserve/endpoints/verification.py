@@ -69,8 +69,8 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
         image: the image, as it was sent. fit: as it was asked for.
 
     Raises:
-        VerificationFailed: another model, execution, secret or image; looks that this version takes elsewhere; or the
-            answer is another one.
+        VerificationFailed: another model, execution, secret, image or stream of noise; looks that this version takes
+            elsewhere; or the answer is another one.
         CertserveError: as `LocalModel.certify`.
     """
     if isinstance(outcome, Undecided):
@@ -83,7 +83,13 @@ def verify_by_drawing(outcome: AnyOutcome, model: LocalModel, image: AnyImage, f
     _compare(asked)
     _check_looks(outcome.setting)
     answers = _asked_again(outcome, model, image, fit)
-    _compare({"digest of the pixels": (outcome.origin.space.digest, answers[-1].origin.space.digest)})
+    again = answers[-1]
+    _compare(
+        {
+            "digest of the pixels": (outcome.origin.space.digest, again.origin.space.digest),
+            "stream of the noise": (outcome.setting.stream, again.setting.stream),
+        }
+    )
     if outcome not in answers:
         raise VerificationFailed(["drawn again with the same noise, the votes or what they come to are others"])
     if isinstance(outcome, Rejected):

@@ -2,8 +2,8 @@
 
     secret (32 bytes, one epoch) --HMAC-SHA256(question)--> key of a job --HMAC-SHA256(domain)--> AES-128-CTR stream
 
-The same question gets the same key, hence the same draws, from any replica and after any restart; nobody learns a
-key without the secret. Assumes that HMAC-SHA256 and AES-128 are pseudo-random functions.
+The same question of one stream gets the same key, hence the same draws, from any replica and after any restart; nobody
+learns a key without the secret. Assumes that HMAC-SHA256 and AES-128 are pseudo-random functions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Key:
     secret_bytes: bytes = field(repr=False)
 
     def domain(self, name: str) -> bytes:
-        """A 16-byte AES key for one disjoint part of the job's randomness."""
+        """A 16-byte key for one disjoint part of the job's randomness: of AES, or half of one of ChaCha20."""
         return _derived(self.secret_bytes, name)
 
 

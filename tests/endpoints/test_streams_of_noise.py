@@ -15,6 +15,8 @@ from certserve import backends
 from certserve.backends import Batch
 from certserve.backends.linear import LinearBackend
 from certserve.bundle import Bundle, Execution
+from certserve.endpoints.verification import verify_by_drawing
+from certserve.errors import VerificationFailed
 from certserve.noise.keystream import STREAM
 from certserve.sampling.batches import HostBatch
 
@@ -58,3 +60,10 @@ def test_another_stream_has_another_key(harness: ModuleType, drawing: Any, model
     assert (found.setting.stream, other.setting.stream) == ("another/1", STREAM)
     assert found.origin == other.origin
     assert found.estimation != other.estimation
+
+
+def test_a_certificate_is_drawn_again_from_its_own_stream_only(harness: ModuleType, drawing: Any, model: Any) -> None:
+    outcome = drawing.certify(harness.image(), n=500)
+    assert "every vote" in verify_by_drawing(outcome, drawing, harness.image())
+    with pytest.raises(VerificationFailed, match=f"the stream of the noise is another/1, here {STREAM}"):
+        verify_by_drawing(outcome, model, harness.image())
