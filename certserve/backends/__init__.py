@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from certserve.backends.checks import fingerprint
-from certserve.backends.choice import how_to_install, installed, ranked
+from certserve.backends.choice import has_cuda, how_to_install, installed, ranked
 from certserve.backends.probes import probe_labels
 from certserve.backends.protocols import Backend, Batch, DrawingBackend, Source
 from certserve.backends.tuning import check_ladder, ladder_for
@@ -163,9 +163,7 @@ def _load_openvino(bundle: Bundle, execution: Execution) -> Backend:
 
 
 def _load_torch(bundle: Bundle, execution: Execution) -> Backend:
-    import torch
-
-    if torch.cuda.is_available():
+    if has_cuda():
         from certserve.backends.cuda import read
 
         return read(bundle.file(execution.file), execution.precision)

@@ -18,7 +18,7 @@ from certserve.backends.processor import fast_in
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BundleError
 
-__all__ = ["has_module", "how_to_install", "installed", "ranked"]
+__all__ = ["has_cuda", "has_module", "how_to_install", "installed", "ranked"]
 
 # What each runtime of a bundle needs, a module and the extra that brings it; the preferred runtime on a CPU first.
 _NEEDS = {
@@ -29,7 +29,7 @@ _NEEDS = {
     "torch": ("torch", "torch"),
     "torch-export": ("torch", "torch"),
 }
-_NVIDIA = Path("/proc/driver/nvidia/version")
+_NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last: Linux in Windows
 _PRECISIONS = ("int8", "int8-7bit", "bfloat16", "float32", "float64")
 
 
@@ -39,11 +39,11 @@ def ranked(bundle: Bundle) -> list[Execution]:
     Raises:
         BundleError: there is none; what to install.
     """
-    there = [e for e in bundle.executions if e.runtime != "onnx-cuda" or _NVIDIA.exists()]
+    there = [e for e in bundle.executions if e.runtime != "onnx-cuda" or _has_driver()]
     found = [execution for execution in there if installed(execution)]
     if not found:
         raise BundleError(f"{bundle.path}: {how_to_install(there or bundle.executions)}")
-    by_torch = any(execution.runtime == "torch" for execution in found) and _has_cuda()
+    by_torch = any(execution.runtime == "torch" for execution in found) and has_cuda()
     return sorted(found, key=lambda execution: _rank(execution, by_torch))
 
 
@@ -65,18 +65,22 @@ def how_to_install(executions: Sequence[Execution]) -> str:
     return f"needs {' or '.join(modules)}, which is not installed; install certserve[{' or '.join(extras)}]"
 
 
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA device that torch can use; torch is not imported where there is no driver."""
+    if not _has_driver() or importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.version.cuda) and torch.cuda.is_available()
+
+
+def _has_driver() -> bool:
+    return any(path.exists() for path in _NVIDIA)
+
+
 def _rank(execution: Execution, by_torch: bool) -> tuple[int, bool, int, int]:
     runtimes, precision = list(_NEEDS), execution.precision
     device = {"torch": 0 if by_torch else 2, "onnx-cuda": 1}.get(execution.runtime, 2)
     order = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
     runtime = runtimes.index(execution.runtime) if execution.runtime in runtimes else len(runtimes)
     return (device, not (device < 2 or fast_in(precision)), order, runtime)
-
-
-def _has_cuda() -> bool:
-    """Whether there is an NVIDIA device that torch can use; torch is not imported where there is no driver."""
-    if not _NVIDIA.exists() or importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
 
-__all__ = ["CHACHA_STREAM", "WORDS", "ChaChaNoise", "blocks_of", "chacha_key"]
+__all__ = ["CHACHA_STREAM", "WORDS", "ChaChaNoise", "blocks_of", "chacha_key", "uniforms"]
 
 CHACHA_STREAM = "chacha20/1"
 """The name of this stream in certificates: another one draws other noise from the same key."""
@@ -56,16 +56,21 @@ class ChaChaNoise:
 
         Places are in a device's order: channels change fastest, then columns, then rows.
         """
-        key = chacha_key(self._key, domain)
         noise = np.empty((count, self._dimension), dtype=np.int16)
         for row in range(count):
-            high, low = (self._words(key, first + row, half).astype(np.uint64) for half in (0, 1))
-            noise[row] = self._law.settle(high << np.uint64(32) | low)
+            noise[row] = self._law.settle(uniforms(self._key, domain, first + row, self._dimension))
         return noise
 
-    def _words(self, key: bytes, draw: int, half: int) -> npt.NDArray[np.uint32]:
-        blocks = blocks_of(self._dimension)
-        nonce = draw.to_bytes(8, "little") + half.to_bytes(4, "little")
-        cipher = Cipher(ChaCha20(key, bytes(4) + nonce), mode=None).encryptor()  # 4 bytes: the first block's number
-        words = np.frombuffer(cipher.update(bytes(4 * WORDS * blocks)), dtype="<u4").reshape(blocks, WORDS)
-        return words.T.reshape(-1)[: self._dimension]
+
+def uniforms(key: Key, domain: str, draw: int, dimension: int) -> npt.NDArray[np.uint64]:
+    """The 64-bit uniforms U of one draw, in the order of its places."""
+    high, low = (_words(chacha_key(key, domain), draw, half, dimension).astype(np.uint64) for half in (0, 1))
+    return np.asarray(high << np.uint64(32) | low)
+
+
+def _words(key: bytes, draw: int, half: int, dimension: int) -> npt.NDArray[np.uint32]:
+    blocks = blocks_of(dimension)
+    nonce = draw.to_bytes(8, "little") + half.to_bytes(4, "little")
+    cipher = Cipher(ChaCha20(key, bytes(4) + nonce), mode=None).encryptor()  # 4 bytes: the first block's number
+    words = np.frombuffer(cipher.update(bytes(4 * WORDS * blocks)), dtype="<u4").reshape(blocks, WORDS)
+    return words.T.reshape(-1)[:dimension]

@@ -56,7 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
             )
 
         monkeypatch.setattr(processor, "instruction_set", lambda: f"x86_64+{instructions}")
-        monkeypatch.setattr(choice, "_has_cuda", lambda: cuda)
+        monkeypatch.setattr(choice, "has_cuda", lambda: cuda)
         monkeypatch.setattr(importlib.util, "find_spec", find)
 
     return have

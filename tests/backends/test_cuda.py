@@ -1,9 +1,8 @@
-"""The CUDA backend, on the CPU: its steps, its batches and its noise (by Triton's interpreter) need no device."""
+"""The CUDA backend, on a CUDA device or else on the CPU, where its steps, its batches and its noise are the same."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from certserve.backends.probes import probe_pixels
-from certserve.errors import BackendFailed, BundleError, OutOfMemory
+from certserve.errors import BackendFailed, BundleError, ModelRefused, OutOfMemory
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.chacha import CHACHA_STREAM
 from certserve.noise.keystream import Key
@@ -23,16 +22,14 @@ from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
 
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernel is read
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
-pytest.importorskip("triton", reason="Triton, which comes with PyTorch for CUDA, is not installed")
 
+from certserve import backends, bundle, zoo  # noqa: E402
 from certserve.backends import cuda  # noqa: E402
-from certserve.backends.architectures import Residual, ResidualNetwork, Stage, save  # noqa: E402
+from certserve.backends.architectures import Residual, ResidualNetwork, Stage, load, save  # noqa: E402
 from certserve.backends.cuda import CudaBackend, DrawingCudaBackend, FusedNetwork  # noqa: E402
 
-CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
 
 
@@ -52,8 +49,13 @@ def network() -> Any:
 
 
 @pytest.fixture(scope="module")
-def backend(network: Any) -> Any:
-    return DrawingCudaBackend(network, torch.float32, CPU)
+def noise(network: Any, device_noise: ModuleType, device: Any) -> Any:
+    return device_noise.DeviceNoise(network.mean.to(device), network.std.to(device))
+
+
+@pytest.fixture(scope="module")
+def backend(network: Any, noise: Any, device: Any) -> Any:
+    return DrawingCudaBackend(network, torch.float32, device, noise)
 
 
 def a_source(arithmetic: Arithmetic = Arithmetic.GRID) -> DrawSource:
@@ -69,21 +71,22 @@ def of_draws(batch: Any, source: DrawSource, first: int, count: int) -> npt.NDAr
 
 
 class TestFusedNetwork:
-    def test_it_is_the_network(self, network: Any) -> None:
+    def test_it_is_the_network(self, network: Any, device: Any) -> None:
         """A bias that is lost, or added twice where a shortcut has one too, fails."""
-        fused = FusedNetwork(network, torch.float32, CPU)
+        fused = FusedNetwork(network, torch.float32, device)
         pixels = torch.from_numpy(probe_pixels(SHAPE, 9, 0.5))
         with torch.inference_mode():
-            torch.testing.assert_close(fused(fused.normalised(pixels)), network(pixels), rtol=1e-4, atol=1e-4)
+            found = fused(fused.normalised(pixels.to(device))).cpu()
+            torch.testing.assert_close(found, network(pixels), rtol=1e-4, atol=1e-4)
 
-    def test_bfloat16_is_computed_in_bfloat16(self, network: Any) -> None:
-        fused = FusedNetwork(network, torch.bfloat16, CPU)
-        normalised = fused.normalised(torch.from_numpy(probe_pixels(SHAPE, 9, 0.5)))
+    def test_bfloat16_is_computed_in_bfloat16(self, network: Any, device: Any) -> None:
+        fused = FusedNetwork(network, torch.bfloat16, device)
+        normalised = fused.normalised(torch.from_numpy(probe_pixels(SHAPE, 9, 0.5)).to(device))
         assert normalised.dtype == fused(normalised).dtype == torch.bfloat16
 
-    def test_the_network_it_is_made_of_stays_as_it_is(self, network: Any) -> None:
+    def test_the_network_it_is_made_of_stays_as_it_is(self, network: Any, device: Any) -> None:
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        FusedNetwork(network, torch.bfloat16, CPU)
+        FusedNetwork(network, torch.bfloat16, device)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -99,8 +102,10 @@ class TestBackend:
         assert (backend.shape, backend.num_classes, backend.stream) == (SHAPE, 5, CHACHA_STREAM)
         assert set(backend.identity) == {"runtime", "version", "precision", "device", "libraries"}
 
-    def test_what_fails_says_on_how_many_rows(self, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        backend = DrawingCudaBackend(network, torch.float32, CPU)
+    def test_what_fails_says_on_how_many_rows(
+        self, network: Any, noise: Any, monkeypatch: pytest.MonkeyPatch, device: Any
+    ) -> None:
+        backend = DrawingCudaBackend(network, torch.float32, device, noise)
         batch = backend.batch(4)
 
         def fail(rows: Any) -> Any:
@@ -117,9 +122,9 @@ class TestBackend:
 
 
 class TestBatch:
-    def test_the_backends_own_is_taken_where_there_is_one(self, network: Any, backend: Any) -> None:
+    def test_the_backends_own_is_taken_where_there_is_one(self, network: Any, backend: Any, device: Any) -> None:
         assert not isinstance(batch_of(backend, 2), HostBatch)
-        assert isinstance(batch_of(CudaBackend(network, torch.float32, CPU), 2), HostBatch)
+        assert isinstance(batch_of(CudaBackend(network, torch.float32, device), 2), HostBatch)
 
     def test_float_arithmetic_has_the_processors_noise(self, backend: Any) -> None:
         source = a_source(Arithmetic.FLOAT)
@@ -127,10 +132,11 @@ class TestBatch:
         np.testing.assert_array_equal(found, of_draws(HostBatch(backend, 3), source, 5, 3))
 
     def test_grid_arithmetic_has_the_devices(self, backend: Any) -> None:
-        rows = torch.zeros((3, *SHAPE)).contiguous(memory_format=torch.channels_last)
-        backend.noise.write(rows, a_source(), DrawSet.ESTIMATION, 5)
-        found = of_draws(backend.batch(3), a_source(), 5, 3)
-        np.testing.assert_array_equal(found, backend.network(rows).detach().numpy())
+        rows = torch.zeros((3, *SHAPE), device=backend.device).contiguous(memory_format=torch.channels_last)
+        source = a_source()
+        backend.noise.write(rows, source.key, source.pixels, source.sigma, DrawSet.ESTIMATION, 5)
+        found = of_draws(backend.batch(3), source, 5, 3)
+        np.testing.assert_array_equal(found, backend.network(rows).detach().cpu().numpy())
         assert not np.array_equal(found, of_draws(HostBatch(backend, 3), a_source(), 5, 3))
 
     def test_rows_are_moved_and_cleared(self, backend: Any) -> None:
@@ -144,13 +150,50 @@ class TestBatch:
         np.testing.assert_array_equal(after[[0, 3]], before[[2, 5]])
         np.testing.assert_array_equal(after[1], after[2])
 
-    def test_labels_do_not_depend_on_batches(self, backend: Any) -> None:
-        for arithmetic in Arithmetic:
-            source = a_source(arithmetic)
-            several, single = Sampler(backend, (1, 3), 2), Sampler(backend, (1,))
-            (found,) = several.labels([(source, Slice(1, DrawSet.ESTIMATION, 7, 5))])
-            alone = [single.labels([(source, Slice(1, DrawSet.ESTIMATION, 7 + i, 1))])[0][0] for i in range(5)]
-            assert found.tolist() == alone
+    @pytest.mark.parametrize("arithmetic", Arithmetic)
+    def test_labels_do_not_depend_on_batches(self, backend: Any, arithmetic: Arithmetic) -> None:
+        source = a_source(arithmetic)
+        several, single = Sampler(backend, (1, 3), 2), Sampler(backend, (1,))
+        (found,) = several.labels([(source, Slice(1, DrawSet.ESTIMATION, 7, 16))])
+        alone = [single.labels([(source, Slice(1, DrawSet.ESTIMATION, 7 + i, 1))])[0][0] for i in range(16)]
+        assert found.tolist() == alone
+        assert len(set(alone)) > 1, "the model must tell draws apart"
+
+    def test_rows_that_begin_anywhere_are_copied_to_where_kernels_are_the_same(
+        self, network: Any, noise: Any, device: Any
+    ) -> None:
+        seen = []
+
+        class Watched(DrawingCudaBackend):
+            def classify(self, normalised: Any) -> Any:
+                seen.append(normalised.data_ptr() % 16)
+                return super().classify(normalised)
+
+        batch = Watched(network, torch.bfloat16, device, noise).batch(3)
+        place: Any = vars(batch)
+        place["_rows"] = (
+            torch.zeros(3 * 48 + 1, dtype=torch.bfloat16, device=device)[1:].view(3, 4, 4, 3).permute(0, 3, 1, 2)
+        )
+        assert place["_rows"].data_ptr() % 16 != 0
+        batch.logits(0, 3)
+        assert seen[-1] == 0
+
+
+class TestFusing:
+    def test_a_network_that_cudnn_has_no_fused_kernels_for_runs_without(
+        self, network: Any, monkeypatch: pytest.MonkeyPatch, device: Any
+    ) -> None:
+        class Fused(FusedNetwork):
+            def __init__(self, *parts: Any) -> None:
+                super().__init__(*parts)
+                self.fused = True  # whose kernels a CPU does not have
+
+        monkeypatch.setattr(cuda, "FusedNetwork", Fused)
+        backend = CudaBackend(network, torch.float32, device)
+        assert not backend.network.fused
+        pixels = probe_pixels(SHAPE, 9, 0.5)
+        expected = network(torch.from_numpy(pixels)).detach().numpy()
+        np.testing.assert_allclose(backend.logits(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
 class TestRead:
@@ -160,26 +203,63 @@ class TestRead:
         path.write_bytes(save(models.residual()))
         return path
 
-    def test_a_network_with_its_noise(self, stored: Path) -> None:
-        assert isinstance(cuda.read(stored, "float32", CPU), DrawingCudaBackend)
+    @pytest.fixture
+    def interpreted(self, device_noise: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        """What `read` finds when it imports the noise."""
+        monkeypatch.setitem(sys.modules, "certserve.backends.device_noise", device_noise)
+        return device_noise
+
+    @pytest.mark.usefixtures("interpreted")
+    def test_a_network_with_its_noise(self, stored: Path, device: Any) -> None:
+        found = cuda.read(stored, "float32", device)
+        assert isinstance(found, DrawingCudaBackend)
+        assert found.identity["precision"] == "float32"
 
     def test_where_the_device_cannot_draw_the_processor_does(
-        self, stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self,
+        stored: Path,
+        interpreted: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        device: Any,
     ) -> None:
         def fail(*_: object) -> None:
             raise RuntimeError("Failed to find C compiler")
 
-        monkeypatch.setattr("certserve.backends.device_noise.DeviceNoise.check", fail)
+        monkeypatch.setattr(interpreted.DeviceNoise, "check", fail)
         with caplog.at_level(logging.WARNING):
-            found = cuda.read(stored, "float32", CPU)
+            found = cuda.read(stored, "float32", device)
         assert type(found) is CudaBackend
         assert "the noise is made on the processor, not on the CUDA device: Failed to find C compiler" in caplog.text
 
-    def test_where_triton_is_missing_too(self, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_where_triton_is_missing_too(self, stored: Path, monkeypatch: pytest.MonkeyPatch, device: Any) -> None:
         monkeypatch.setitem(sys.modules, "certserve.backends.device_noise", None)
-        assert type(cuda.read(stored, "float32", CPU)) is CudaBackend
+        assert type(cuda.read(stored, "float32", device)) is CudaBackend
+
+    @pytest.mark.usefixtures("interpreted")
+    def test_a_network_that_does_not_run_is_no_failure_of_the_noise(
+        self, stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: Any
+    ) -> None:
+        def fail(*_: object) -> Any:
+            raise RuntimeError("no such kernel")
+
+        monkeypatch.setattr(FusedNetwork, "__call__", fail)
+        with pytest.raises(ModelRefused, match="no such kernel"):
+            cuda.read(stored, "float32", device)
+        assert "the noise is made on the processor" not in caplog.text
 
     @pytest.mark.parametrize("precision", ["int8", "", "Float32"])
-    def test_an_unknown_precision_is_refused(self, stored: Path, precision: str) -> None:
+    def test_an_unknown_precision_is_refused(self, stored: Path, precision: str, device: Any) -> None:
         with pytest.raises(BundleError, match=rf"unknown precision '{precision}'; torch has float32, bfloat16"):
-            cuda.read(stored, precision, CPU)
+            cuda.read(stored, precision, device)
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_a_bundle_runs_on_the_device_where_there_is_one(
+        self, there: bool, network: Any, monkeypatch: pytest.MonkeyPatch, device: Any
+    ) -> None:
+        found = bundle.read(zoo.path_of("mnist"))
+        execution = found.execution("torch-float32")
+        monkeypatch.setattr(backends, "has_cuda", lambda: there)
+        on_device = CudaBackend(load(found.file(execution.file)), torch.float32, device)
+        monkeypatch.setattr(cuda, "read", lambda *_: on_device)
+        assert (backends.load(found, execution).backend is on_device) is there

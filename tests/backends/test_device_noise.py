@@ -1,8 +1,8 @@
-"""The kernel that draws on a CUDA device, by Triton's interpreter: bit for bit what `certserve.noise.chacha` says."""
+"""The kernel that draws, on a CUDA device or by Triton's interpreter: bit for bit what `noise.chacha` says."""
 
 from __future__ import annotations
 
-import os
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,45 +10,37 @@ import numpy.typing as npt
 import pytest
 
 from certserve.errors import BackendFailed
-from certserve.noise.arithmetic import Arithmetic
-from certserve.noise.chacha import ChaChaNoise, chacha_key
-from certserve.noise.grid import RoundedGaussian, rounded_gaussian
+from certserve.noise.chacha import ChaChaNoise, uniforms
+from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
-from certserve.sampling.source import DrawSource
 
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernel is read
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton", reason="Triton, which comes with PyTorch for CUDA, is not installed")
-
-from certserve.backends.device_noise import DeviceNoise  # noqa: E402
 
 KEY = Key(b"one job's key, of thirty-2 bytes")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def a_noise(channels: int = 3) -> DeviceNoise:
-    return DeviceNoise(*(torch.tensor(values[:channels]).view(1, channels, 1, 1) for values in (MEAN, STD)))
+@pytest.fixture
+def noise(device_noise: ModuleType, device: Any) -> Any:
+    """Of three channels."""
+    return a_noise(device_noise, 3, device)
 
 
-def a_source(shape: tuple[int, int, int], sigma: float) -> DrawSource:
-    pixels = (np.arange(np.prod(shape)) * 7 % 256).astype(np.uint8).reshape(shape)
-    return DrawSource(KEY, pixels, sigma, Arithmetic.GRID)
+def a_noise(device_noise: ModuleType, channels: int, device: Any) -> Any:
+    values = (torch.tensor(each[:channels], device=device).view(1, channels, 1, 1) for each in (MEAN, STD))
+    return device_noise.DeviceNoise(*values)
 
 
-def written(noise: DeviceNoise, source: DrawSource, first: int, count: int) -> npt.NDArray[np.float32]:
+def an_image(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    return (np.arange(np.prod(shape)) * 7 % 256).astype(np.uint8).reshape(shape)
+
+
+def written(noise: Any, pixels: npt.NDArray[np.uint8], sigma: float, first: int, count: int) -> npt.NDArray[np.float32]:
     """What the kernel puts into rows of NaN, (count, *shape)."""
-    rows = torch.full((count, *source.pixels.shape), float("nan")).contiguous(memory_format=torch.channels_last)
-    noise.write(rows, source, "estimation", first)
-    return np.asarray(rows.numpy())
-
-
-def expected(source: DrawSource, first: int, count: int, sigma: float) -> npt.NDArray[np.float32]:
-    channels, height, width = source.pixels.shape
-    noise = ChaChaNoise(KEY, sigma, source.pixels.size).draws("estimation", first, count)
-    noise = noise.reshape(count, height, width, channels).transpose(0, 3, 1, 2)
-    copies = (source.pixels.astype(np.int16) + noise).astype(np.float32) / np.float32(255)
-    mean, std = (np.array(values[:channels], np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
-    return np.asarray((copies - mean) / std)
+    rows = torch.full((count, *pixels.shape), float("nan"), device=noise._mean.device)
+    rows = rows.contiguous(memory_format=torch.channels_last)
+    noise.write(rows, KEY, pixels, sigma, "estimation", first)
+    return np.asarray(rows.cpu().numpy())
 
 
 @pytest.mark.parametrize(
@@ -61,57 +53,66 @@ def expected(source: DrawSource, first: int, count: int, sigma: float) -> npt.ND
         ((1, 30, 30), 3.0, 1),
     ],
 )
-def test_copies_are_those_of_the_reference(shape: tuple[int, int, int], sigma: float, first: int) -> None:
-    source = a_source(shape, sigma)
-    found = written(a_noise(shape[0]), source, first, 3)
-    np.testing.assert_array_equal(found, expected(source, first, 3, sigma))
+def test_copies_are_those_of_the_reference(
+    device_noise: ModuleType, device: Any, shape: tuple[int, int, int], sigma: float, first: int
+) -> None:
+    channels, height, width = shape
+    pixels = an_image(shape)
+    drawn = ChaChaNoise(KEY, sigma, pixels.size).draws("estimation", first, 3)
+    drawn = drawn.reshape(3, height, width, channels).transpose(0, 3, 1, 2)
+    copies = (pixels.astype(np.int16) + drawn).astype(np.float32) / np.float32(255)
+    mean, std = (np.array(values[:channels], np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
+    found = written(a_noise(device_noise, channels, device), pixels, sigma, first, 3)
+    np.testing.assert_array_equal(found, (copies - mean) / std)
 
 
-def a_law_that_only_low_halves_decide() -> RoundedGaussian:
-    """Thresholds at, above and below the very numbers that are drawn, several with one high half."""
-    words = ChaChaNoise(KEY, 0.25, 48)._words
-    high, low = (words(chacha_key(KEY, "estimation"), 0, half).astype(np.uint64) for half in (0, 1))
-    drawn = high << np.uint64(32) | low
-    near = [int(u) + shift for u in drawn[::3] for shift in (-1, 0, 1, 2)]
-    thresholds = np.array(sorted(t for t in set(near) if 0 < t < 2**64), dtype=np.uint64)
-    table = np.full(65536, -32768, dtype=np.int16)
-    return RoundedGaussian(0.25, -20, thresholds, table, np.zeros(65536, np.uint16), 1.0, 0.0)
-
-
-def test_ties_of_the_high_half_are_settled_by_the_low_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A threshold equal to the number drawn is passed, one that is larger by 1 is not."""
-    law = a_law_that_only_low_halves_decide()
-    for module in ("certserve.backends.device_noise", "certserve.noise.chacha"):
-        monkeypatch.setattr(f"{module}.rounded_gaussian", lambda sigma: law)
-    source = a_source((3, 4, 4), 0.25)
-    found, wanted = written(a_noise(), source, 0, 1), expected(source, 0, 1, 0.25)
-    np.testing.assert_array_equal(found, wanted)
-    assert len(np.unique(wanted)) > 30
-
-
-def test_a_draw_is_the_same_in_any_range() -> None:
-    noise, source = a_noise(), a_source((3, 4, 4), 0.5)
-    together = written(noise, source, 10, 3)
+def test_a_draw_is_the_same_in_any_range(noise: Any) -> None:
+    pixels = an_image((3, 4, 4))
+    together = written(noise, pixels, 0.5, 10, 3)
     for i in range(3):
-        np.testing.assert_array_equal(written(noise, source, 10 + i, 1)[0], together[i])
+        np.testing.assert_array_equal(written(noise, pixels, 0.5, 10 + i, 1)[0], together[i])
 
 
 class TestCheck:
-    def test_a_device_that_draws_what_it_must_passes(self) -> None:
-        a_noise().check((3, 5, 5), torch.float32)
+    """What a model's loading asks of the device."""
 
-    @pytest.mark.parametrize("spoiled", ["table", "high", "passed"])
-    def test_one_that_draws_anything_else_fails(self, spoiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        noise = a_noise()
-        law = noise._law(0.5)
-        changed: Any = getattr(law, spoiled).clone()
-        changed.view(torch.uint8)[...] = 1
-        monkeypatch.setattr(noise, "_law", lambda sigma: law._replace(**{spoiled: changed}))
+    def test_a_device_that_draws_what_it_must_passes(self, noise: Any) -> None:
+        noise.check((3, 5, 5), torch.float32)
+
+    @pytest.mark.parametrize("spoiled", ["table", "passed", "high", "low"])
+    def test_one_that_draws_anything_else_fails(
+        self, noise: Any, spoiled: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make = noise._law
+
+        def law(*parts: object) -> Any:
+            made = make(*parts)
+            changed = getattr(made, spoiled).clone()
+            changed.view(torch.uint8)[...] = 1
+            return made._replace(**{spoiled: changed})
+
+        monkeypatch.setattr(noise, "_law", law)
         with pytest.raises(BackendFailed, match="bit for bit"):
             noise.check((3, 16, 16), torch.float32)
 
+    def test_its_second_law_is_decided_by_low_halves(
+        self, noise: Any, device_noise: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A threshold equal to the number drawn is passed, one that is larger by 1 is not."""
+        laws: list[Any] = []
+        monkeypatch.setattr(noise, "_compare", lambda *parts: laws.append(parts[2:]))
+        noise.check((3, 5, 5), torch.float32)
+        _, (table, thresholds, _) = laws
+        drawn = uniforms(device_noise._PROBE_KEY, "check", device_noise._PROBE_DRAWS[0], 75)[:64]
+        assert set(drawn.tolist()) < set(thresholds.tolist())
+        assert {int(u) + 1 for u in drawn[::2]} < set(thresholds.tolist())
+        assert (table == -32768).all()
 
-def test_laws_are_kept() -> None:
-    noise = a_noise()
-    assert noise._law(0.5) is noise._law(0.5)
-    assert noise._law(0.25).thresholds == rounded_gaussian(0.25).thresholds.size
+
+def test_laws_are_kept(noise: Any) -> None:
+    pixels = an_image((3, 2, 2))
+    written(noise, pixels, 0.5, 0, 1)
+    (law,) = noise._laws.values()
+    written(noise, pixels, 0.5, 1, 1)
+    assert noise._laws[0.5] is law
+    assert law.thresholds == rounded_gaussian(0.5).thresholds.size

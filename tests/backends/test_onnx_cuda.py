@@ -44,7 +44,7 @@ def test_where_it_cannot_load_it_is_refused(found: Bundle) -> None:
 def test_where_it_only_seems_to_be_there_another_serves_with_a_warning(
     found: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(choice, "_NVIDIA", tmp_path)  # a driver, as it seems
+    monkeypatch.setattr(choice, "_NVIDIA", (tmp_path,))  # a driver, as it seems
     assert choice.ranked(found)[0].runtime == "onnx-cuda"
     with caplog.at_level(logging.WARNING):
         assert backends.load(found).facts.identity["device"] == "cpu"
@@ -52,7 +52,7 @@ def test_where_it_only_seems_to_be_there_another_serves_with_a_warning(
 
 
 def test_without_a_driver_it_is_not_offered(found: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(choice, "_NVIDIA", tmp_path / "none")
+    monkeypatch.setattr(choice, "_NVIDIA", (tmp_path / "none",))
     assert "onnx-cuda" not in {execution.runtime for execution in choice.ranked(found)}
     only = replace(found, executions=(found.execution("onnxruntime-cuda-float32"),))
     with pytest.raises(BundleError):

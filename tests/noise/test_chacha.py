@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 import struct
 
 import numpy as np
 import pytest
 
-from certserve.noise.chacha import ChaChaNoise, blocks_of, chacha_key
+from certserve.noise.chacha import CHACHA_STREAM, ChaChaNoise, blocks_of, chacha_key, uniforms
 from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
 
@@ -57,6 +58,7 @@ def test_a_value_is_that_of_its_words(draw: int, dimension: int) -> None:
         words = [block_words(key, block, struct.pack("<QI", draw, half)) for block in range(blocks)]
         halves.append([words[block][word] for word in range(16) for block in range(blocks)][:dimension])
     bits = [high << 32 | low for high, low in zip(*halves, strict=True)]
+    assert uniforms(KEY, "estimation", draw, dimension).tolist() == bits
     law = rounded_gaussian(SIGMA)
     expected = [law.lowest + sum(int(t) <= u for t in law.thresholds) for u in bits]
     assert ChaChaNoise(KEY, SIGMA, dimension).draws("estimation", draw, 1)[0].tolist() == expected
@@ -77,6 +79,13 @@ def test_sets_and_jobs_have_keys_of_their_own() -> None:
     assert len(keys) == 4
     assert all(len(key) == 32 for key in keys)
     assert len({key[:16] for key in keys} | {key[16:] for key in keys}) == 8, "both halves differ"
+
+
+def test_what_certificates_name_stays_what_it_is() -> None:
+    """Other keys under this name would draw other noise than the certificates that name it."""
+    assert CHACHA_STREAM == "chacha20/1"
+    halves = [hmac.digest(KEY.secret_bytes, f"estimation/chacha/{i}".encode(), "sha256")[:16] for i in (0, 1)]
+    assert chacha_key(KEY, "estimation") == b"".join(halves)
 
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(1, 1), (16, 1), (17, 2), (3072, 192)])
