@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,8 @@ from certserve import errors
 class Allergic:
     """The backend, but it fails on every batch with a bright row; it knows whether other rows were beside one."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.shape, self.num_classes = backend.shape, backend.num_classes
+    def __init__(self, logits: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> None:
+        self._logits = logits
         self.shared = 0
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -26,7 +26,7 @@ class Allergic:
         if bright.any():
             self.shared += not bright.all() and bool((pixels[~bright] != 0.0).any())
             raise errors.BackendFailed("too bright")
-        return np.asarray(self._backend.logits(pixels))
+        return self._logits(pixels)
 
 
 @pytest.mark.parametrize("n", [400, 5_000], ids=["small", "large"])
@@ -39,9 +39,9 @@ def test_only_its_own_caller_is_told(
     with server.client() as one:
         undisturbed = [one.certify(harness.image(), **question) for question in questions]
     with harness.Server(loaded[:1]) as disturbed, disturbed.client() as client, ThreadPoolExecutor(9) as pool:
-        sampler = disturbed.engine()._executor._sampler
-        backend = Allergic(sampler._backend)
-        monkeypatch.setattr(sampler, "_backend", backend)
+        healthy = disturbed.engine()._executor._sampler._backend
+        backend = Allergic(healthy.logits)
+        monkeypatch.setattr(healthy, "logits", backend.logits)
         answers = [pool.submit(client.certify, harness.image(), **question) for question in questions]
         assert harness.eventually(lambda: disturbed.waiting() > 0)
         white = np.full(harness.SHAPE, 255, np.uint8)
