@@ -11,7 +11,7 @@ import numpy.typing as npt
 from certserve.noise.grid import LEVELS, GridNoise
 from certserve.noise.keystream import Key, stream_bytes
 
-__all__ = ["patterned_pixels", "probe_labels", "probe_pixels"]
+__all__ = ["noisy_copies", "patterned_pixels", "probe_labels", "probe_pixels"]
 
 
 class _Classifier(Protocol):
@@ -43,6 +43,13 @@ def patterned_pixels(shape: tuple[int, int, int], count: int, sigma: float) -> n
         rows, columns = _interpolation(side, height), _interpolation(side, width)
         images[i] = np.rint(rows @ cells[i, :, :side, :side].astype(np.float64) @ columns.T)
     return _noisy(images.reshape(count, -1), shape, sigma, "patterns")
+
+
+def noisy_copies(shape: tuple[int, int, int], first: int, count: int, sigma: float) -> npt.NDArray[np.float32]:
+    """Draws first..first + count - 1 of one image of random 8-bit pixels plus grid noise at sigma, (count, *shape)."""
+    noise = GridNoise(_KEY, sigma, math.prod(shape)).draws("copies", first, count)
+    np.add(noise, _bytes("probe/pixels", 1, math.prod(shape)), out=noise)
+    return np.divide(noise, np.float32(LEVELS), dtype=np.float32, casting="unsafe").reshape(count, *shape)
 
 
 def probe_labels(backend: _Classifier, count: int, sigma: float, rows: int) -> tuple[int, ...]:

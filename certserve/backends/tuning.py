@@ -7,6 +7,7 @@ fingerprint stays what it was. Without it a ladder is used that is good on most 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.backends.checks import LADDER, RowCheck, check_rows
-from certserve.backends.probes import probe_pixels
+from certserve.backends.probes import noisy_copies
 from certserve.backends.protocols import DrawingBackend
 from certserve.errors import BackendFailed, ModelRefused
 
@@ -158,7 +159,7 @@ def _path(digest: str, identity: Mapping[str, str]) -> Path:
 
 
 def _run(backend: _Classifier, rows: int, sigma: float) -> Callable[[], object]:
-    """What runs the classifier on the same so many rows, from where it takes noisy copies."""
+    """What runs the classifier on so many rows from where it takes noisy copies; a processor makes these each time."""
     if isinstance(backend, DrawingBackend):
         batches = threading.local()  # a batch is for one thread at a time
 
@@ -168,8 +169,8 @@ def _run(backend: _Classifier, rows: int, sigma: float) -> Callable[[], object]:
             return batches.own.logits(0, rows)
 
         return run
-    pixels = probe_pixels(backend.shape, rows, sigma)
-    return lambda: backend.logits(pixels)
+    turns = itertools.count()
+    return lambda: backend.logits(noisy_copies(backend.shape, next(turns) * rows, rows, sigma))
 
 
 def _pace(run: Callable[[], object], rows: int, parallel: int, seconds: float, clock: Callable[[], float]) -> float:

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from certserve.backends.probes import patterned_pixels, probe_labels, probe_pixels
+from certserve.backends.probes import noisy_copies, patterned_pixels, probe_labels, probe_pixels
+from certserve.noise.grid import GridNoise
+from certserve.noise.keystream import Key
 
 SHAPES = [(1, 5, 7), (3, 32, 32), (3, 224, 224)]
 
@@ -63,3 +65,14 @@ def test_labels_are_those_of_the_patterns_in_batches_of_one_shape() -> None:
     assert len(labels) == 50
     assert labels == tuple(model.logits(patterned_pixels((1, 4, 4), 50, 0.25)).argmax(axis=1).tolist())
     assert len(set(labels)) >= 3
+
+
+def test_noisy_copies_are_draws_of_one_image() -> None:
+    shape, sigma = (3, 4, 4), 0.25
+    together = noisy_copies(shape, 5, 3, sigma)
+    noise = GridNoise(Key(bytes(32)), sigma, 48).draws("copies", 5, 3).reshape(3, *shape)
+    levels = np.rint(together * 255).astype(int) - noise
+    assert (levels == levels[0]).all()
+    assert 0 <= levels.min() <= levels.max() <= 255
+    np.testing.assert_array_equal(together, ((levels + noise) / np.float32(255)).astype(np.float32))
+    np.testing.assert_array_equal(noisy_copies(shape, 6, 1, sigma)[0], together[1])

@@ -205,3 +205,20 @@ def test_what_only_a_threads_first_run_costs_is_not_timed() -> None:
     backend = Preparing()
     paces, _ = measure(backend, 0.25, candidates=(4,), seconds=5.0, clock=backend.clock)
     assert paces[0].draws_per_second == pytest.approx(4.0)
+
+
+def test_the_noise_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch's noise costs the same second here whatever its size, so that larger batches are the faster ones."""
+
+    def noisy_copies(shape: tuple[int, int, int], first: int, count: int, sigma: float) -> npt.NDArray[np.float32]:
+        backend.now += 1.0
+        drawn.extend(range(first, first + count))
+        return np.zeros((count, *shape), np.float32)
+
+    drawn: list[int] = []
+    backend = Timed({16: 1.0, 64: 4.0})
+    monkeypatch.setattr("certserve.backends.tuning.noisy_copies", noisy_copies)
+    paces, ladder = measure(backend, 0.25, candidates=(16, 64), seconds=50.0, turns=1, clock=backend.clock)
+    assert [pace.draws_per_second for pace in paces] == pytest.approx([16 / 2, 64 / 5])
+    assert ladder[-1] == 64
+    assert drawn[:32] == list(range(32)), "each batch has draws of its own"
