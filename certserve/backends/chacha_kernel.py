@@ -58,6 +58,33 @@ def _words(key, block, draw, half):
     return tl.reshape(tl.join(even, odd), (block.shape[0], 16))
 
 
+@triton.jit
+def _value(words, inside, job, block, draw, table, passed, high, low, lowest, thresholds):
+    """The value that each high half, and where that is a threshold's the low one too, draws."""
+    cell = (words >> 16).to(tl.int32)
+    value = tl.load(table + cell).to(tl.int32)
+    undecided = inside & (value == -32768)
+    # How many thresholds are passed: `least` to `most`, halved while that is open anywhere.
+    least = tl.load(passed + cell, mask=undecided, other=0)
+    most = tl.load(passed + cell + 1, mask=undecided, other=0)
+    searched = least < most
+    while _any(searched):
+        middle = (least + most) // 2
+        below = tl.load(high + middle, mask=searched, other=0) < words
+        least = tl.where(searched & below, middle + 1, least)
+        most = tl.where(searched & (below == 0), middle, most)
+        searched = least < most
+    # `least` thresholds have a smaller high half. Those that follow with the same one are compared by the low half.
+    tie = _ties(undecided, high, least, thresholds, words)
+    if _any(tie):
+        rest = _words(job, block.to(tl.uint32), draw, 1)
+        while _any(tie):
+            tie = tie & (tl.load(low + least, mask=tie, other=0) <= rest)
+            least += tie.to(tl.int32)
+            tie = _ties(tie, high, least, thresholds, words)
+    return tl.where(undecided, lowest + least, value)
+
+
 @triton.jit(do_not_specialize=["lowest", "thresholds", "dimension", "blocks"])
 def noisy_copies(
     rows,
@@ -93,28 +120,7 @@ def noisy_copies(
     words = _words(job, block.to(tl.uint32), draw, 0)
     place = tl.arange(0, 16)[None, :] * blocks + block[:, None]
     inside = (block[:, None] < blocks) & (place < dimension)
-    cell = (words >> 16).to(tl.int32)
-    value = tl.load(table + cell).to(tl.int32)
-    undecided = inside & (value == -32768)
-    # How many thresholds are passed: `least` to `most`, halved while that is open anywhere.
-    least = tl.load(passed + cell, mask=undecided, other=0)
-    most = tl.load(passed + cell + 1, mask=undecided, other=0)
-    searched = least < most
-    while _any(searched):
-        middle = (least + most) // 2
-        below = tl.load(high + middle, mask=searched, other=0) < words
-        least = tl.where(searched & below, middle + 1, least)
-        most = tl.where(searched & (below == 0), middle, most)
-        searched = least < most
-    # `least` thresholds have a smaller high half. Those that follow with the same one are compared by the low half.
-    tie = _ties(undecided, high, least, thresholds, words)
-    if _any(tie):
-        rest = _words(job, block.to(tl.uint32), draw, 1)
-        while _any(tie):
-            tie = tie & (tl.load(low + least, mask=tie, other=0) <= rest)
-            least += tie.to(tl.int32)
-            tie = _ties(tie, high, least, thresholds, words)
-    value = tl.where(undecided, lowest + least, value)
+    value = _value(words, inside, job, block, draw, table, passed, high, low, lowest, thresholds)
     pixel = tl.load(image + place, mask=inside, other=0).to(tl.int32)
     channel = place % CHANNELS
     copy = tl.div_rn((pixel + value).to(tl.float32), 255.0) - tl.load(mean + channel)
