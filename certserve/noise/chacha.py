@@ -1,9 +1,8 @@
 """The grid noise that a CUDA device draws: the law of `certserve.noise.grid`, from the ChaCha20 stream of RFC 8439.
 
-AES, which a CPU has instructions for, would be slow there; ChaCha20 is additions, exclusive ors and rotations of
-32-bit words. This is what the device must draw, bit for bit, in a form that is easy to read:
-`certserve.backends.device_noise` is compared with it before it serves. Assumes that HMAC-SHA256 and ChaCha20 are
-pseudo-random functions.
+AES has instructions of its own on a CPU alone; ChaCha20 is additions, exclusive ors and rotations of 32-bit words. This
+is what the device must draw, bit for bit, in a form that is easy to read: `certserve.backends.device_noise` is compared
+with it before it serves. Assumes that HMAC-SHA256 and ChaCha20 are pseudo-random functions.
 
 Draw i of a set is 2 x B blocks of the stream under one 32-byte key, where B blocks have a 32-bit word for each value
 of the draw. Blocks whose nonce begins with i and ends in 0 hold the high halves of the 64-bit uniforms U of
@@ -17,10 +16,9 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
 
-__all__ = ["CHACHA_STREAM", "WORDS", "ChaChaNoise", "blocks_of", "chacha_key", "uniforms"]
+__all__ = ["CHACHA_STREAM", "WORDS", "blocks_of", "chacha_key", "uniforms"]
 
 CHACHA_STREAM = "chacha20/1"
 """The name of this stream in certificates: another one draws other noise from the same key."""
@@ -39,31 +37,11 @@ def blocks_of(dimension: int) -> int:
     return -(-dimension // WORDS)
 
 
-class ChaChaNoise:
-    """The grid noise of one job, as `certserve.noise.grid.GridNoise`, from this stream.
-
-    Args:
-        key: the job's key. sigma: in input units, (0, 10]. dimension: pixels times channels of the input.
-    """
-
-    def __init__(self, key: Key, sigma: float, dimension: int) -> None:
-        self._key = key
-        self._law = rounded_gaussian(sigma)
-        self._dimension = dimension
-
-    def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.int16]:
-        """Noise of draws first..first + count - 1 of one set, as int16 of shape (count, dimension), in 1/255.
-
-        Places are in a device's order: channels change fastest, then columns, then rows.
-        """
-        noise = np.empty((count, self._dimension), dtype=np.int16)
-        for row in range(count):
-            noise[row] = self._law.settle(uniforms(self._key, domain, first + row, self._dimension))
-        return noise
-
-
 def uniforms(key: Key, domain: str, draw: int, dimension: int) -> npt.NDArray[np.uint64]:
-    """The 64-bit uniforms U of one draw, in the order of its places."""
+    """The 64-bit uniforms U of one draw of a set, in the order of its places: what `RoundedGaussian.settle` takes.
+
+    Places are in a device's order: channels change fastest, then columns, then rows.
+    """
     high, low = (_words(chacha_key(key, domain), draw, half, dimension).astype(np.uint64) for half in (0, 1))
     return np.asarray(high << np.uint64(32) | low)
 

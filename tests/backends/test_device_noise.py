@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from certserve.errors import BackendFailed
-from certserve.noise.chacha import ChaChaNoise, uniforms
+from certserve.noise.chacha import uniforms
 from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
 
@@ -58,7 +58,8 @@ def test_copies_are_those_of_the_reference(
 ) -> None:
     channels, height, width = shape
     pixels = an_image(shape)
-    drawn = ChaChaNoise(KEY, sigma, pixels.size).draws("estimation", first, 3)
+    bits = np.stack([uniforms(KEY, "estimation", first + i, pixels.size) for i in range(3)])
+    drawn = rounded_gaussian(sigma).settle(bits.reshape(-1))
     drawn = drawn.reshape(3, height, width, channels).transpose(0, 3, 1, 2)
     copies = (pixels.astype(np.int16) + drawn).astype(np.float32) / np.float32(255)
     mean, std = (np.array(values[:channels], np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hmac
 import struct
 
-import numpy as np
 import pytest
 
-from certserve.noise.chacha import CHACHA_STREAM, ChaChaNoise, blocks_of, chacha_key, uniforms
+from certserve.noise.chacha import CHACHA_STREAM, blocks_of, chacha_key, uniforms
 from certserve.noise.grid import rounded_gaussian
 from certserve.noise.keystream import Key
 
@@ -58,19 +57,11 @@ def test_a_value_is_that_of_its_words(draw: int, dimension: int) -> None:
         words = [block_words(key, block, struct.pack("<QI", draw, half)) for block in range(blocks)]
         halves.append([words[block][word] for word in range(16) for block in range(blocks)][:dimension])
     bits = [high << 32 | low for high, low in zip(*halves, strict=True)]
-    assert uniforms(KEY, "estimation", draw, dimension).tolist() == bits
+    found = uniforms(KEY, "estimation", draw, dimension)
+    assert found.tolist() == bits
     law = rounded_gaussian(SIGMA)
     expected = [law.lowest + sum(int(t) <= u for t in law.thresholds) for u in bits]
-    assert ChaChaNoise(KEY, SIGMA, dimension).draws("estimation", draw, 1)[0].tolist() == expected
-
-
-def test_a_draw_is_the_same_alone_and_in_any_range() -> None:
-    noise = ChaChaNoise(KEY, SIGMA, 50)
-    together = noise.draws("selection", 3, 5)
-    assert together.shape == (5, 50)
-    assert together.dtype == np.int16
-    for i, row in enumerate(together):
-        np.testing.assert_array_equal(noise.draws("selection", 3 + i, 1)[0], row)
+    assert law.settle(found).tolist() == expected
 
 
 def test_sets_and_jobs_have_keys_of_their_own() -> None:
