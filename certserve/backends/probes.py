@@ -47,9 +47,8 @@ def patterned_pixels(shape: tuple[int, int, int], count: int, sigma: float) -> n
 
 def noisy_copies(shape: tuple[int, int, int], first: int, count: int, sigma: float) -> npt.NDArray[np.float32]:
     """Draws first..first + count - 1 of one image of random 8-bit pixels plus grid noise at sigma, (count, *shape)."""
-    noise = GridNoise(_KEY, sigma, math.prod(shape)).draws("copies", first, count)
-    np.add(noise, _bytes("probe/pixels", 1, math.prod(shape)), out=noise)
-    return np.divide(noise, np.float32(LEVELS), dtype=np.float32, casting="unsafe").reshape(count, *shape)
+    image = _bytes("probe/pixels", 1, math.prod(shape))
+    return _noisy(np.broadcast_to(image, (count, image.size)), shape, sigma, "copies", first)
 
 
 def probe_labels(backend: _Classifier, count: int, sigma: float, rows: int) -> tuple[int, ...]:
@@ -71,8 +70,8 @@ def _interpolation(cells: int, length: int) -> npt.NDArray[np.float64]:
 
 
 def _noisy(
-    pixels: npt.NDArray[np.uint8], shape: tuple[int, int, int], sigma: float, draws: str
+    pixels: npt.NDArray[np.uint8], shape: tuple[int, int, int], sigma: float, draws: str, first: int = 0
 ) -> npt.NDArray[np.float32]:
-    noise = GridNoise(_KEY, sigma, math.prod(shape)).draws(draws, 0, len(pixels))
+    noise = GridNoise(_KEY, sigma, math.prod(shape)).draws(draws, first, len(pixels))
     noisy = pixels.astype(np.int16) + noise
     return (noisy / np.float32(LEVELS)).astype(np.float32).reshape(len(pixels), *shape)
