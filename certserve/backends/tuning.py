@@ -188,14 +188,11 @@ def _pace(run: Callable[[], object], rows: int, parallel: int, seconds: float, c
     def work() -> None:
         try:
             run()  # a thread's first run may cost what no other does
-            ready.wait()
-            while True:
+            going = _all_there(ready)
+            while going:
                 run()
                 done.append(rows)
-                if clock() - start >= seconds:
-                    return
-        except threading.BrokenBarrierError:  # another thread has failed
-            pass
+                going = clock() - start < seconds
         except Exception as error:
             failed.append(error)
             ready.abort()
@@ -208,3 +205,12 @@ def _pace(run: Callable[[], object], rows: int, parallel: int, seconds: float, c
     if failed:
         raise failed[0]
     return sum(done) / max(clock() - start, 1e-9)
+
+
+def _all_there(barrier: threading.Barrier) -> bool:
+    """Whether all threads have come, once they have or one of them has failed."""
+    try:
+        barrier.wait()
+    except threading.BrokenBarrierError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_a_failure_is_told() -> None:
 
     with pytest.raises(BackendFailed):
         measure(Failing({}), 0.25, candidates=(4,), seconds=0.0)
+
+
+def test_the_others_do_not_wait_for_a_thread_that_failed() -> None:
+    class FailingOnce(Timed):
+        parallel = 3
+        turns = itertools.count()
+
+        def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            if next(self.turns) == 1:
+                raise BackendFailed("no")
+            return np.zeros((len(pixels), 2), np.float32)
+
+    with pytest.raises(BackendFailed):
+        measure(FailingOnce({}), 0.25, candidates=(4,), seconds=0.0)
 
 
 def test_what_is_kept_is_found_again_for_the_same_file_and_machine_only() -> None:
