@@ -170,11 +170,9 @@ class TestBatch:
                 return super().classify(normalised)
 
         batch = Watched(network, torch.bfloat16, device, noise).batch(3)
-        place: Any = vars(batch)
-        place["_rows"] = (
-            torch.zeros(3 * 48 + 1, dtype=torch.bfloat16, device=device)[1:].view(3, 4, 4, 3).permute(0, 3, 1, 2)
-        )
-        assert place["_rows"].data_ptr() % 16 != 0
+        values = torch.zeros(3 * 48 + 1, dtype=torch.bfloat16, device=device)[1:]
+        assert values.data_ptr() % 16 != 0
+        vars(batch)["_rows"] = values.view(3, 4, 4, 3).permute(0, 3, 1, 2)
         batch.logits(0, 3)
         assert seen[-1] == 0
 
@@ -203,13 +201,7 @@ class TestRead:
         path.write_bytes(save(models.residual()))
         return path
 
-    @pytest.fixture
-    def interpreted(self, device_noise: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-        """What `read` finds when it imports the noise."""
-        monkeypatch.setitem(sys.modules, "certserve.backends.device_noise", device_noise)
-        return device_noise
-
-    @pytest.mark.usefixtures("interpreted")
+    @pytest.mark.usefixtures("device_noise")
     def test_a_network_with_its_noise(self, stored: Path, device: Any) -> None:
         found = cuda.read(stored, "float32", device)
         assert isinstance(found, DrawingCudaBackend)
@@ -218,7 +210,7 @@ class TestRead:
     def test_where_the_device_cannot_draw_the_processor_does(
         self,
         stored: Path,
-        interpreted: ModuleType,
+        device_noise: ModuleType,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
         device: Any,
@@ -226,7 +218,7 @@ class TestRead:
         def fail(*_: object) -> None:
             raise RuntimeError("Failed to find C compiler")
 
-        monkeypatch.setattr(interpreted.DeviceNoise, "check", fail)
+        monkeypatch.setattr(device_noise.DeviceNoise, "check", fail)
         with caplog.at_level(logging.WARNING):
             found = cuda.read(stored, "float32", device)
         assert type(found) is CudaBackend
@@ -236,7 +228,7 @@ class TestRead:
         monkeypatch.setitem(sys.modules, "certserve.backends.device_noise", None)
         assert type(cuda.read(stored, "float32", device)) is CudaBackend
 
-    @pytest.mark.usefixtures("interpreted")
+    @pytest.mark.usefixtures("device_noise")
     def test_a_network_that_does_not_run_is_no_failure_of_the_noise(
         self, stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: Any
     ) -> None:
