@@ -3,8 +3,8 @@
     python benchmarks/noise.py [--model BUNDLE] [--execution NAME] [--seconds S] [--rounds R] [--out PREFIX]
 
 Each thread makes the noisy copies of a batch, then runs the classifier on them, again and again. The share is the time
-spent on the copies (noise and addition) over that spent in the classifier. For CUDA devices: gpu.py. Writes PREFIX.tsv
-and PREFIX.json.
+spent on the copies (noise and addition) over that spent in the classifier: of the compiled code, where there is any,
+and of numpy, in turns. For CUDA devices: gpu.py. Writes PREFIX.tsv and PREFIX.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from report import Row, machine, spread, write
 
 from certserve import backends, bundle, zoo
 from certserve.backends import LoadedExecution
+from certserve.noise import grid
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Secret
 from certserve.sampling.slices import DrawSet
@@ -69,12 +70,16 @@ def main() -> None:
     facts = {"model": found.name, "execution": loaded.name, "sigma": found.defaults.sigma, **machine()}
     measure(loaded, found.defaults.sigma, 1.0)  # warms up
     rows: list[Row] = []
+    codes = {"compiled": vars(grid)["_rows"], "numpy": None} if grid.COMPILED else {"numpy": None}
     for turn in range(1, options.rounds + 1):
-        noise, classifier = measure(loaded, found.defaults.sigma, options.seconds)
-        figures = {"noise_ms": round(noise, 3), "classifier_ms": round(classifier, 3)}
-        rows.append({"round": turn, **figures, "share": round(noise / classifier, 4), **facts})
-    line = f"{found.name}, {loaded.name}: noise and addition over the classifier {spread([r['share'] for r in rows])}"
-    write(rows, [line], options.out)
+        for name, code in codes.items():
+            vars(grid)["_rows"] = code
+            noise, classifier = measure(loaded, found.defaults.sigma, options.seconds)
+            figures = {"noise_ms": round(noise, 3), "classifier_ms": round(classifier, 3)}
+            rows.append({"round": turn, "code": name, **figures, "share": round(noise / classifier, 4), **facts})
+    shares = {name: [row["share"] for row in rows if row["code"] == name] for name in codes}
+    lines = [f"{found.name}, {loaded.name}, {name}: noise over classifier {spread(s)}" for name, s in shares.items()]
+    write(rows, lines, options.out)
 
 
 if __name__ == "__main__":

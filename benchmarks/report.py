@@ -12,6 +12,7 @@ from typing import Any
 
 import certserve
 from certserve.backends.processor import cores, instruction_set, processor_name
+from certserve.noise import grid
 
 __all__ = ["Row", "machine", "spread", "write"]
 
@@ -22,11 +23,12 @@ _PACKAGES = ("openvino", "onnxruntime-gpu", "torch", "triton", "numpy", "grpcio"
 
 def machine() -> Row:
     """The machine and the versions of what ran on it."""
+    versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     return {
         "processor": processor_name(),
         "instructions": instruction_set(),
         "cores": cores(),
-        "versions": " ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        "versions": " ".join([*versions, "noise", "compiled" if grid.COMPILED else "numpy"]),
         "certserve": certserve.__version__,
     }
 

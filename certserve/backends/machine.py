@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from certserve.backends.processor import cores, fast_in, instruction_set, processor_name
+from certserve.noise import grid
 
 __all__ = ["hardware", "runtimes", "warnings"]
 
@@ -29,12 +30,13 @@ def hardware() -> dict[str, str]:
 
 
 def runtimes() -> dict[str, str]:
-    """What is installed, which distribution owns the module onnxruntime, and what that says it can run on."""
+    """What is installed, who owns the module onnxruntime and what that says it can run on, and what makes noise."""
     found = {name: _version(name) for name in ("openvino", "torch", "triton", "onnx", "safetensors")}
     owners = [f"{name} {_version(name)}" for name in _owners()]
     found["onnxruntime"] = " and ".join(owners) or "not installed"
     if owners:
         found["onnxruntime providers"] = _providers()
+    found["noise"] = "compiled" if grid.COMPILED else "numpy (there was no C compiler at installation; it is slower)"
     return found
 
 

@@ -8,6 +8,8 @@ A pixel's noise is looked up from 64 uniform bits U: the value j with T[j-1] <= 
 T[j] = floor(2^64 Phi((j + 1/2) / (255 sigma))). The high 16 bits decide in most cells of a 65,536-entry table; the
 cells that straddle a threshold hold a sentinel and are settled with 48 further bits of a disjoint domain of the
 stream, addressed by the draw and the pixel's place among the draw's undecided ones.
+
+What is said here with numpy is done in one pass by `_rows.c`, where that was compiled.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ from mpmath import MPContext
 
 from certserve.noise.keystream import Key, stream_bytes
 
-__all__ = ["LARGEST_SIGMA", "LEVELS", "GridNoise", "RoundedGaussian", "rounded_gaussian"]
+try:
+    from certserve.noise import _rows
+except ImportError:  # there was no C compiler when the package was installed
+    _rows = None  # type: ignore[assignment]
+
+__all__ = ["COMPILED", "LARGEST_SIGMA", "LEVELS", "GridNoise", "RoundedGaussian", "rounded_gaussian"]
+
+COMPILED = _rows is not None
+"""Whether noisy rows are written by compiled code here; the noise is the same."""
 
 LEVELS = 255
 """Grid steps per unit of input: 8-bit pixels are k / 255."""
@@ -137,15 +147,33 @@ class GridNoise:
         self._dimension = dimension
         expected = dimension * self._law.undecided
         self._slots = 2 * math.ceil((expected + _SPREAD * math.sqrt(expected) + _SPREAD) / 2)  # whole blocks
+        self._stride = _whole_blocks(2 * dimension) // 2  # cells a draw
+
+    def write(self, domain: str, first: int, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32]) -> None:
+        """Fill `rows`, contiguous (count, dimension), with draws first, first + 1, ... added to `pixels`, over 255."""
+        if not self._write_compiled(domain, first, pixels, rows):
+            noise = self.draws(domain, first, len(rows))
+            np.add(noise, pixels.reshape(-1).astype(np.int16), out=noise)
+            np.divide(noise, np.float32(LEVELS), out=rows, dtype=np.float32, casting="unsafe")
+
+    def _write_compiled(
+        self, domain: str, first: int, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32]
+    ) -> bool:
+        """The same; False where it cannot be done, or some draw has more undecided pixels than slots."""
+        if _rows is None:
+            return False
+        law, count = self._law, len(rows)
+        cells, low = self._cells(domain, first, count), self._further(domain, first, count)
+        tables = law.table, law.passed, law.thresholds, law.lowest
+        return _rows.write(rows, pixels, cells, self._stride, low, self._slots, *tables)
 
     def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.int16]:
         """Noise of draws first..first + count - 1 of one set, as int16 of shape (count, dimension), in 1/255.
 
         Draw i is the same alone, in any range, and in any batch.
         """
-        d = self._dimension
-        stride = _whole_blocks(2 * d) // 2  # cells a draw
-        cells = stream_bytes(self._key.domain(f"{domain}/cells"), 2 * first * stride, 2 * count * stride).view("<u2")
+        d, stride = self._dimension, self._stride
+        cells = self._cells(domain, first, count)
         noise = np.take(self._law.table, cells.reshape(count, stride)[:, :d])
         undecided = np.flatnonzero(noise == _SENTINEL)
         counts = np.diff(np.searchsorted(undecided, d * np.arange(count + 1)))  # of each draw
@@ -154,6 +182,16 @@ class GridNoise:
         noise.reshape(-1)[undecided] = self._law.settle(high_bits | self._low_bits(domain, first, counts))
         return noise
 
+    def _cells(self, domain: str, first: int, count: int) -> npt.NDArray[np.uint16]:
+        """The high 16 bits of each pixel, `_stride` a draw."""
+        stride = 2 * self._stride
+        return stream_bytes(self._key.domain(f"{domain}/cells"), first * stride, count * stride).view("<u2")
+
+    def _further(self, domain: str, first: int, count: int) -> npt.NDArray[np.uint64]:
+        """Words whose low 48 bits are for undecided pixels, `_slots` a draw."""
+        stride = 8 * self._slots
+        return stream_bytes(self._key.domain(f"{domain}/settle"), first * stride, count * stride).view("<u8")
+
     def _low_bits(self, domain: str, first: int, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
         """48 further bits for each undecided pixel, of which each draw has so many.
 
@@ -161,7 +199,7 @@ class GridNoise:
         slots for all but a negligible share of draws; a draw with more goes on in a stream of its own.
         """
         slots, rows = self._slots, np.arange(counts.size)
-        raw = stream_bytes(self._key.domain(f"{domain}/settle"), 8 * first * slots, 8 * rows.size * slots).view("<u8")
+        raw = self._further(domain, first, rows.size)
         starts = np.cumsum(counts) - counts
         low: npt.NDArray[np.uint64] = raw.take(
             np.arange(counts.sum()) + np.repeat(slots * rows - starts, counts), mode="clip"

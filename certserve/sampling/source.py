@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certserve.noise.arithmetic import Arithmetic
-from certserve.noise.grid import LEVELS, GridNoise
+from certserve.noise.grid import GridNoise
 from certserve.noise.keystream import Key
 from certserve.noise.real import RealNoise, round_sum
 
@@ -40,9 +40,7 @@ class DrawSource:
     def _write(self, draws: str, first: int, rows: npt.NDArray[np.float32]) -> None:
         flat = self.pixels.reshape(-1)
         if self.arithmetic is Arithmetic.GRID:
-            noise = GridNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))
-            np.add(noise, flat.astype(np.int16), out=noise)
-            np.divide(noise, np.float32(LEVELS), out=rows, dtype=np.float32, casting="unsafe")
+            GridNoise(self.key, self.sigma, flat.size).write(draws, first, flat.astype(np.uint8, copy=False), rows)
         else:
             normals = RealNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))
             rows[...] = round_sum(flat.astype(np.float64), normals)

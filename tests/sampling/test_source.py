@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from certserve.noise import grid
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import GridNoise
 from certserve.noise.keystream import Key
@@ -28,6 +29,15 @@ SOURCES = [
     DrawSource(KEY, FLOAT_PIXELS, 0.25, Arithmetic.FLOAT),
 ]
 IDS = ["grid", "black", "white", "white, loud", "float"]
+
+
+@pytest.fixture(autouse=True, params=["compiled", "numpy"])
+def _code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes rows on the grid."""
+    if request.param == "numpy":
+        monkeypatch.setattr(grid, "_rows", None)
+    elif not grid.COMPILED:
+        pytest.skip("the package was installed without a C compiler")
 
 
 def _rows(source: DrawSource, first: int, count: int, draws: DrawSet = DrawSet.ESTIMATION) -> npt.NDArray[np.float32]:
