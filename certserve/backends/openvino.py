@@ -26,12 +26,16 @@ from certserve.errors import BundleError, ModelRefused
 __all__ = ["OpenVinoBackend", "OpenVinoNetwork"]
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32", "int8-7bit": "f32"}  # of what is not quantised
+_MOST_COPIES_BYTES = 64 << 20  # of a file, times the threads that have a compiled network of their own
 
 
 class OpenVinoNetwork:
     """Any network of images in an ONNX file: float32 (rows, channels, height, width) to one array.
 
-    It is compiled anew for each number of rows, the first time that so many come.
+    It is compiled anew for each number of rows, the first time that so many come. A small network that runs on one
+    thread a batch runs in the thread that asks, which saves waking another and waiting for it: each thread that asks
+    at the same time has a compiled network of its own. A large one, whose copies would cost too much memory, is run
+    by threads of OpenVINO's.
 
     Args:
         path: the file. precision: "float32", "bfloat16", or "int8" or "int8-7bit" for a file that is quantised.
@@ -59,19 +63,20 @@ class OpenVinoNetwork:
         most, each = cores_each()
         self.parallel, threads = parallel or most, threads or each
         self.shape = shape
+        self._in_callers = threads == 1 and path.stat().st_size * self.parallel <= _MOST_COPIES_BYTES
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads * self.parallel,
-            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": threads if self._in_callers else threads * self.parallel,
+            "NUM_STREAMS": 0 if self._in_callers else self.parallel,
         }
         self._core = openvino.Core()
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise BundleError(f"{path}: OpenVINO cannot read it: {error}") from error
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Any] = {}  # what all threads share
         self._compiling = threading.Lock()
-        self._own = threading.local()  # each thread's requests, by number of rows
+        self._idle: dict[int, list[Any]] = {}  # requests, by number of rows
         self._check_input()
         self.identity: Mapping[str, str] = {
             "runtime": "openvino",
@@ -85,29 +90,30 @@ class OpenVinoNetwork:
     def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The first output for pixels of shape (rows, *shape)."""
         try:
-            request = self._request(len(pixels))
+            idle = self._idle.setdefault(len(pixels), [])
+            request = _taken(idle) or self._request(len(pixels))
             together = np.ascontiguousarray(pixels, np.float32)  # the tensor does not keep it alive
             request.set_input_tensor(openvino.Tensor(together, shared_memory=True))
             request.start_async()  # `infer` does the same, and then makes a dictionary of the outputs
             request.wait()
-            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+            found = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+            idle.append(request)
+            return found
         except RuntimeError as error:
             raise failure("OpenVINO", len(pixels), error) from error
 
     def _request(self, rows: int) -> Any:
-        if not hasattr(self._own, "requests"):
-            self._own.requests = {}
-        if rows not in self._own.requests:
-            self._own.requests[rows] = self._compile(rows).create_infer_request()
-        return self._own.requests[rows]
+        with self._compiling:
+            if self._in_callers:
+                return self._compile(rows).create_infer_request()
+            if rows not in self._compiled:
+                self._compiled[rows] = self._compile(rows)
+            return self._compiled[rows].create_infer_request()
 
     def _compile(self, rows: int) -> Any:
-        with self._compiling:
-            if rows not in self._compiled:
-                model = self._model.clone()
-                model.reshape([rows, *self.shape])
-                self._compiled[rows] = self._core.compile_model(model, "CPU", self._options)
-            return self._compiled[rows]
+        model = self._model.clone()
+        model.reshape([rows, *self.shape])
+        return self._core.compile_model(model, "CPU", self._options)
 
     def _check_input(self) -> None:
         found = [i.get_partial_shape() for i in self._model.inputs]
@@ -143,3 +149,11 @@ class OpenVinoBackend:
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of shape (rows, num_classes) for pixels of shape (rows, *shape)."""
         return self._network.run(pixels)
+
+
+def _taken(idle: list[Any]) -> Any | None:
+    """One of them, which no other thread has then."""
+    try:
+        return idle.pop()
+    except IndexError:
+        return None

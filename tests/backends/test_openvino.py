@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from certserve.backends.onnx import OnnxBackend
@@ -70,6 +73,45 @@ def test_a_failure_is_a_failure_of_the_backend(
     monkeypatch.setattr(backend._network, "_compile", fails)
     with pytest.raises(BackendFailed, match="batch of 3 rows: no memory for 3"):
         backend.logits(probe_pixels(models.SHAPE, 3, 0.25))
+
+
+def _at_once(backend: OpenVinoBackend, pixels: npt.NDArray[np.float32], threads: int) -> list[npt.NDArray[np.float32]]:
+    start = threading.Barrier(threads)
+
+    def work(_: int) -> npt.NDArray[np.float32]:
+        start.wait()
+        return [backend.logits(pixels) for _ in range(20)][-1]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, range(threads)))
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_threads_of_the_caller_and_of_the_runtime_give_the_same_logits(
+    model: Path, models: ModuleType, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits that depend on whose threads run a network, or on what other threads ask, to the last bit, fail."""
+    pixels = probe_pixels(models.SHAPE, rows, 0.25)
+    small = OpenVinoBackend(model, "float32", models.SHAPE, parallel=2, threads=1)
+    monkeypatch.setattr("certserve.backends.openvino._MOST_COPIES_BYTES", 2 * model.stat().st_size - 1)
+    large = OpenVinoBackend(model, "float32", models.SHAPE, parallel=2, threads=1)
+    expected = small.logits(pixels)
+    for backend in (small, large):
+        for found in _at_once(backend, pixels, 2):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_thread_that_asks_alone_compiles_once(
+    model: Path, models: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that is compiled again for a thread that could have had an idle one fails."""
+    backend = OpenVinoBackend(model, "float32", models.SHAPE, parallel=2, threads=1)
+    pixels = probe_pixels(models.SHAPE, 8, 0.25)
+    backend.logits(pixels)
+    monkeypatch.setattr(backend._network, "_compile", lambda rows: pytest.fail(f"compiled again for {rows} rows"))
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(backend.logits, pixels).result()
 
 
 _WATCHED = """
