@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
@@ -121,9 +122,24 @@ def stream_bytes(domain_key: bytes, first: int, length: int) -> npt.NDArray[np.u
     block, offset = divmod(first, _BLOCK)
     if offset:
         raise ValueError(f"the stream is addressed in blocks of {_BLOCK} bytes, not at {first}")
-    cipher = Cipher(AES(domain_key), CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
+    cipher = _ciphers.under(domain_key)
+    cipher.reset_nonce(block.to_bytes(_BLOCK, "big"))
     zeros = _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
     return np.frombuffer(cipher.update(zeros), dtype=np.uint8)
+
+
+def _cipher(key: bytes) -> CipherContext:
+    return Cipher(AES(key), CTR(bytes(_BLOCK))).encryptor()
+
+
+class _Ciphers(threading.local):
+    """This thread's, remembered because making one takes longer than a batch's bytes do."""
+
+    def __init__(self) -> None:
+        self.under = lru_cache(maxsize=64)(_cipher)
+
+
+_ciphers = _Ciphers()
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,25 @@ def test_random_access_is_a_slice_of_the_whole(block: int, length: int) -> None:
     part = stream_bytes(KEY, 16 * block, length)
     assert part.dtype == np.uint8
     assert np.array_equal(part, whole[16 * block : 16 * block + length])
+
+
+def test_threads_that_read_under_one_key_do_not_disturb_each_other() -> None:
+    """Bytes from where another thread has just been reading fail."""
+    whole = stream_bytes(KEY, 0, 16 * 600)
+
+    def read(start: int) -> bool:
+        blocks = range(start, 500, 5)
+        return all(
+            np.array_equal(stream_bytes(KEY, 16 * b, 160), whole[16 * b :][:160]) for b in blocks for _ in "1234"
+        )
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(4)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("first", [1, 8, 15, 17])
