@@ -3,8 +3,7 @@
 One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
 waits for the loop; while that one has not begun it makes way for a small job, and is made again without the draws of
 a job that has ended. A lone job that may end before its last draw gets half batches at first, and none more than run:
-what it draws in vain, the next request waits for. Where a batch takes but a few milliseconds, several are submitted as
-one, which the loop then has to do with once. Cancelling a job forgets its draws; batch-mates cannot notice. A
+what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot notice. A
 batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice fails twice
 is told of it.
 """
@@ -26,7 +25,6 @@ import numpy.typing as npt
 
 from certserve.errors import BackendFailed, Infeasible, InternalError, Overloaded, Unavailable
 from certserve.sampling.executor import Executor
-from certserve.sampling.pace import Pace
 from certserve.sampling.scheduler import SMALL_JOB, Scheduler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
@@ -38,10 +36,10 @@ Outcome = TypeVar("Outcome", covariant=True)
 Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
+_MEMORY_SECONDS = 10.0
+_SHORTEST_WAIT = 0.1  # seconds
 _MARGIN = 0.8  # of the draws that fit by the best pace: what is advised should not miss the deadline
 _YOUNG = 512  # draws, before which most of the jobs that stop early have ended
-_TURN = 0.01  # seconds that batches submitted as one may take, where a single one does not take longer
-_MOST_AS_ONE = 8
 
 
 class Decider(Protocol, Generic[Outcome]):
@@ -86,6 +84,50 @@ class _Flight:
     full: bool
 
 
+class _Pace:
+    """Draws a second while the device is busy with full batches: a moving average, and the best of late.
+
+    What was measured long ago is forgotten: a device that was slow for a while must not be taken to be so for ever.
+
+    Args:
+        batches: how many full batches in a row are measured as one, since so many run at once.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+        self._since = 0.0
+        self._seen = 0
+        self._draws = 0
+        self._measured = 0.0
+        self.rate = 0.0
+        self.best = 0.0
+
+    def start(self, now: float) -> None:
+        self._since = now
+        self._seen = self._draws = 0
+
+    def record(self, draws: int, full: bool, now: float) -> None:
+        self._seen += 1
+        self._draws += draws
+        if not full:
+            self.start(now)
+        elif self._seen == self._batches:
+            rate = self._draws / max(now - self._since, 1e-6)
+            self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
+            self.best = max(self.rate, 0.999 * self.best)
+            self._measured = now
+            self.start(now)
+
+    def forget_old(self, now: float) -> None:
+        """Forget a pace that nothing has confirmed of late."""
+        if now - self._measured > _MEMORY_SECONDS:
+            self.rate = self.best = 0.0
+
+    def seconds_for(self, draws: int) -> float:
+        """How long `draws` take at this pace, at least a tenth of a second; one second where nothing is known."""
+        return max(draws / self.rate, _SHORTEST_WAIT) if self.rate else 1.0
+
+
 class Engine:
     """Runs jobs on an executor. Made and used on one event loop.
 
@@ -114,7 +156,7 @@ class Engine:
         self._in_flight: dict[Future[Labels], _Flight] = {}
         self._news = asyncio.Event()  # a batch is back, or a job came or went
         self._retrying = False  # a slice that failed is running again
-        self._pace = Pace(executor.parallel)
+        self._pace = _Pace(executor.parallel)
         self._event_loop = asyncio.get_running_loop()
         self._loop = asyncio.create_task(self._run(), name="certserve engine")
 
@@ -254,27 +296,17 @@ class Engine:
 
     def _rows_to_submit(self) -> int:
         """How many draws the next batch may hold; 0: the executor has enough."""
-        parallel, largest, in_flight = self._executor.parallel, self._executor.largest_batch, len(self._in_flight)
-        lone = self._lone_job_that_may_end()
-        if lone is not None and self._scheduler.counted(lone) < _YOUNG:
-            return self._executor.half_batch if in_flight < parallel else 0
-        if in_flight > parallel:
-            return 0
-        return largest if lone is not None else largest * self._batches_as_one()
-
-    def _lone_job_that_may_end(self) -> int | None:
-        """The only job that runs, if it looks at its votes before the last draw."""
-        if len(self._running) != 1:
-            return None
-        ((number, only),) = self._running.items()
-        return number if len(only.job.looks) > 1 else None
-
-    def _batches_as_one(self) -> int:
-        """How many batches take little time together; only as many as leave something for whoever else is idle."""
         parallel, largest = self._executor.parallel, self._executor.largest_batch
-        in_time = int(_TURN * self._pace.rate / (parallel * largest))
-        idle = max(parallel - len(self._in_flight), 1)
-        return max(1, min(in_time, self._scheduler.waiting // (idle * largest), _MOST_AS_ONE))
+        if self._may_end_soon():
+            return self._executor.half_batch if len(self._in_flight) < parallel else 0
+        return largest if len(self._in_flight) <= parallel else 0
+
+    def _may_end_soon(self) -> bool:
+        """Whether a single job runs, which looks at its votes before the last draw, and has only begun."""
+        if len(self._running) != 1:
+            return False
+        ((number, only),) = self._running.items()
+        return len(only.job.looks) > 1 and self._scheduler.counted(number) < _YOUNG
 
     def _take_back(self, job: int | None = None) -> None:
         """Take the newest batch back if it has not begun, so that another is made; only if it has draws of `job`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -103,8 +102,6 @@ Respond = Callable[[Submitted], None]
 class ScriptedExecutor:
     """An executor that does nothing until the test says so. A source's first pixel is its job's seed.
 
-    By its clock a second passes whenever the engine looks at it, so that batches are slow, and submitted one by one.
-
     Args:
         begins: whether batches have begun, so that none can be taken back, when they are submitted;.
     """
@@ -117,7 +114,6 @@ class ScriptedExecutor:
         self.half_batch = -(-largest_batch // 2)
         self.parallel = parallel
         self.begins = begins
-        self.clock = itertools.count(0.0).__next__
         self.sources: dict[int, DrawSource] = {}
         self.pending: list[Submitted] = []
         self.history: list[Submitted] = []

@@ -40,7 +40,7 @@ def _on(executor: ScriptedExecutor, scenario: Callable[[Engine], Awaitable[None]
     """Run a scenario with an engine on `executor`, and close it."""
 
     async def main() -> None:
-        engine = Engine(executor, **{"clock": executor.clock, **options})
+        engine = Engine(executor, **options)
         try:
             await asyncio.wait_for(scenario(engine), TIMEOUT)
         finally:

@@ -54,7 +54,7 @@ async def _outcomes(engine: Engine, bench: Bench, executor: ScriptedExecutor, re
 
 def _run(bench: Bench, executor: ScriptedExecutor, respond: Respond) -> dict[int, object]:
     async def main() -> dict[int, object]:
-        engine = Engine(executor, clock=executor.clock)
+        engine = Engine(executor)
         try:
             found = await _outcomes(engine, bench, executor, respond)
             assert engine.alive
@@ -113,7 +113,7 @@ def test_cancelling_a_job_whose_slice_waits_to_run_again(bench: Bench) -> None:
     executor = bench.executor(128)
 
     async def main() -> None:
-        engine = Engine(executor, clock=executor.clock)
+        engine = Engine(executor)
         tasks = {seed: asyncio.create_task(engine.run(bench.job(seed, *plan))) for seed, plan in PLANS.items()}
         await executor.settle()
         executor.pending.pop(0).fail(BackendFailed("a passing failure"))
@@ -139,7 +139,7 @@ def test_a_job_whose_own_function_raises_fails_alone(bench: Bench, part: str) ->
     spoilt = replace(usual, decider=decider) if part == "decider" else replace(usual, on_progress=raises)
 
     async def main() -> None:
-        engine = Engine(executor, clock=executor.clock)
+        engine = Engine(executor)
         good = asyncio.create_task(engine.run(bench.job(1, *PLANS[1])))
         bad = asyncio.create_task(engine.run(spoilt))
         await executor.finish()

@@ -21,7 +21,7 @@ TIMEOUT = 60.0
 
 def _on(executor: ScriptedExecutor, scenario: Callable[[Engine], Awaitable[None]]) -> None:
     async def main() -> None:
-        engine = Engine(executor, clock=executor.clock)
+        engine = Engine(executor)
         try:
             await asyncio.wait_for(scenario(engine), TIMEOUT)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import logging
 import tracemalloc
 import weakref
@@ -79,8 +78,7 @@ def _job(source: DrawSource, n0: int = N0, looks: tuple[int, ...] = LOOKS) -> Jo
 def _with_engine(backend: Fragile, scenario: Callable[[Engine], Awaitable[Result]]) -> Result:
     async def main() -> Result:
         with ThreadPoolExecutor(1) as device:
-            slow = itertools.count(0.0).__next__  # so that batches are submitted one by one
-            engine = Engine(ThreadExecutor(Sampler(backend, LADDER), device), clock=slow)
+            engine = Engine(ThreadExecutor(Sampler(backend, LADDER), device))
             try:
                 return await asyncio.wait_for(scenario(engine), TIMEOUT)
             finally:

@@ -20,7 +20,7 @@ ROWS = 16
 
 def _on(executor: ScriptedExecutor, scenario: Callable[[Engine], Awaitable[None]]) -> None:
     async def main() -> None:
-        engine = Engine(executor, clock=executor.clock)
+        engine = Engine(executor)
         try:
             await asyncio.wait_for(scenario(engine), 60.0)
         finally:
