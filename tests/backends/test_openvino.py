@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -75,15 +76,17 @@ def test_a_failure_is_a_failure_of_the_backend(
         backend.logits(probe_pixels(models.SHAPE, 3, 0.25))
 
 
-def _at_once(backend: OpenVinoBackend, pixels: npt.NDArray[np.float32], threads: int) -> list[npt.NDArray[np.float32]]:
-    start = threading.Barrier(threads)
+def _all_right(backend: OpenVinoBackend, questions: Sequence[npt.NDArray[np.float32]]) -> bool:
+    """Whether threads that ask again and again, each its own question, get what a question gets alone."""
+    expected = [backend.logits(pixels) for pixels in questions]
+    start = threading.Barrier(len(questions))
 
-    def work(_: int) -> npt.NDArray[np.float32]:
+    def work(number: int) -> bool:
         start.wait()
-        return [backend.logits(pixels) for _ in range(20)][-1]
+        return all(np.array_equal(backend.logits(questions[number]), expected[number]) for _ in range(200))
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, range(threads)))
+    with ThreadPoolExecutor(len(questions)) as pool:
+        return all(pool.map(work, range(len(questions))))
 
 
 @pytest.mark.parametrize("rows", [1, 32])
@@ -91,14 +94,15 @@ def test_threads_of_the_caller_and_of_the_runtime_give_the_same_logits(
     model: Path, models: ModuleType, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits that depend on whose threads run a network, or on what other threads ask, to the last bit, fail."""
-    pixels = probe_pixels(models.SHAPE, rows, 0.25)
-    small = OpenVinoBackend(model, "float32", models.SHAPE, parallel=2, threads=1)
-    monkeypatch.setattr("certserve.backends.openvino._MOST_COPIES_BYTES", 2 * model.stat().st_size - 1)
-    large = OpenVinoBackend(model, "float32", models.SHAPE, parallel=2, threads=1)
-    expected = small.logits(pixels)
-    for backend in (small, large):
-        for found in _at_once(backend, pixels, 2):
-            np.testing.assert_array_equal(found, expected)
+    questions = list(probe_pixels(models.SHAPE, 3 * rows, 0.25).reshape(3, rows, *models.SHAPE))
+    small = OpenVinoBackend(model, "float32", models.SHAPE, parallel=3, threads=1)
+    monkeypatch.setattr("certserve.backends.openvino._MOST_COPIES_BYTES", 3 * model.stat().st_size - 1)
+    large = OpenVinoBackend(model, "float32", models.SHAPE, parallel=3, threads=1)
+    assert small._network._options["NUM_STREAMS"] != large._network._options["NUM_STREAMS"]
+    for pixels in questions:
+        np.testing.assert_array_equal(small.logits(pixels), large.logits(pixels))
+    assert _all_right(small, questions)
+    assert _all_right(large, questions)
 
 
 def test_a_thread_that_asks_alone_compiles_once(
