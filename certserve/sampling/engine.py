@@ -1,11 +1,11 @@
-"""The loop: slices to the executor, labels to the scheduler, evidence to the plans.
+"""Batches for the executor, labels to the scheduler, evidence to the plans.
 
-One engine serves one model on one event loop. The executor has one batch more than it runs at once, so that it never
-waits for the loop; while that one has not begun it makes way for a small job, and is made again without the draws of
-a job that has ended. A lone job that may end before its last draw gets half batches at first, and none more than run:
-what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot notice. A
-batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice fails twice
-is told of it.
+One engine serves one model. Jobs come and go on one event loop; batches are made and counted on the threads that run
+them, which need not wait for the loop. A batch is made when it can begin, so that a small job is in the next one, and
+draws of a job that has ended in none. A lone job that may end before its last draw gets half batches at first, and none
+more than run: what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot
+notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice
+fails twice is told of it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from certserve.errors import BackendFailed, Infeasible, InternalError, Overloaded, Unavailable
-from certserve.sampling.executor import Executor
-from certserve.sampling.scheduler import SMALL_JOB, Scheduler
+from certserve.sampling.executor import Executor, Labels, Work
+from certserve.sampling.pace import Pace
+from certserve.sampling.scheduler import Scheduler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Votes
@@ -33,17 +33,14 @@ from certserve.smoothing.outcomes import Votes
 __all__ = ["Decider", "Engine", "Job"]
 
 Outcome = TypeVar("Outcome", covariant=True)
-Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
-_MEMORY_SECONDS = 10.0
-_SHORTEST_WAIT = 0.1  # seconds
 _MARGIN = 0.8  # of the draws that fit by the best pace: what is advised should not miss the deadline
 _YOUNG = 512  # draws, before which most of the jobs that stop early have ended
 
 
 class Decider(Protocol, Generic[Outcome]):
-    """Turns a job's votes into its outcome: see `certserve.smoothing.plans`."""
+    """Turns a job's votes into its outcome: see `certserve.smoothing.plans`. Asked on any thread, one at a time."""
 
     def look(self, selection: Votes, votes: Votes) -> Outcome | None:
         """The outcome at the newest look, or None to go on; never None at the last."""
@@ -59,7 +56,7 @@ class Job(Generic[Outcome]):
     Attributes:
         source: the noisy copies. n0: selection draws. looks: numbers of estimation draws, increasing.
         decider: shown the votes at each look, in order; it knows what they come to.
-        on_progress: told how many draws have been counted, after each batch that held some of them.
+        on_progress: told on the event loop how many draws have been counted, after each batch that held some of them.
     """
 
     source: DrawSource
@@ -71,65 +68,25 @@ class Job(Generic[Outcome]):
 
 @dataclass(slots=True)
 class _Running:
+    """A job, and its answer, which is given on the event loop a moment after it is known."""
+
     job: Job[object]
     answer: asyncio.Future[Any]
+    known: bool = False  # the answer, or why there is none
+    outcome: object = None
     failed: set[Slice] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A batch that the executor has, and whether it is as large as was allowed."""
+@dataclass(slots=True)
+class _Turn:
+    """A batch that the executor was asked to run: what it holds once it begins, and whether that is all it may."""
 
-    batch: tuple[Slice, ...]
-    full: bool
-
-
-class _Pace:
-    """Draws a second while the device is busy with full batches: a moving average, and the best of late.
-
-    What was measured long ago is forgotten: a device that was slow for a while must not be taken to be so for ever.
-
-    Args:
-        batches: how many full batches in a row are measured as one, since so many run at once.
-    """
-
-    def __init__(self, batches: int) -> None:
-        self._batches = batches
-        self._since = 0.0
-        self._seen = 0
-        self._draws = 0
-        self._measured = 0.0
-        self.rate = 0.0
-        self.best = 0.0
-
-    def start(self, now: float) -> None:
-        self._since = now
-        self._seen = self._draws = 0
-
-    def record(self, draws: int, full: bool, now: float) -> None:
-        self._seen += 1
-        self._draws += draws
-        if not full:
-            self.start(now)
-        elif self._seen == self._batches:
-            rate = self._draws / max(now - self._since, 1e-6)
-            self.rate = 0.9 * self.rate + 0.1 * rate if self.rate else rate
-            self.best = max(self.rate, 0.999 * self.best)
-            self._measured = now
-            self.start(now)
-
-    def forget_old(self, now: float) -> None:
-        """Forget a pace that nothing has confirmed of late."""
-        if now - self._measured > _MEMORY_SECONDS:
-            self.rate = self.best = 0.0
-
-    def seconds_for(self, draws: int) -> float:
-        """How long `draws` take at this pace, at least a tenth of a second; one second where nothing is known."""
-        return max(draws / self.rate, _SHORTEST_WAIT) if self.rate else 1.0
+    batch: tuple[Slice, ...] = ()
+    full: bool = False
 
 
 class Engine:
-    """Runs jobs on an executor. Made and used on one event loop.
+    """Runs jobs on an executor. Made and used on one event loop; the executor calls it from threads of its own.
 
     Args:
         executor: where slices run.
@@ -153,30 +110,28 @@ class Engine:
         self._largest_jobs = largest_jobs
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
-        self._in_flight: dict[Future[Labels], _Flight] = {}
-        self._news = asyncio.Event()  # a batch is back, or a job came or went
+        self._asked = 0  # batches that the executor was asked to run, and that are not back
+        self._begun = 0  # of these
         self._retrying = False  # a slice that failed is running again
-        self._pace = _Pace(executor.parallel)
+        self._pace = Pace(executor.parallel)
+        self._lock = threading.RLock()  # of all of the above
+        self._stopped = False
         self._event_loop = asyncio.get_running_loop()
-        self._loop = asyncio.create_task(self._run(), name="certserve engine")
+        self._ended: asyncio.Future[None] = self._event_loop.create_future()
 
     @property
     def alive(self) -> bool:
-        """Whether the loop is running, and what it runs slices on."""
-        return self._executor.alive and not self._loop.done()
+        """Whether jobs can be run."""
+        return self._executor.alive and not self._stopped
 
     @property
     def waiting(self) -> int:
-        """Draws not yet handed to the executor."""
+        """Draws in no batch yet."""
         return self._scheduler.waiting
 
     async def ended(self) -> None:
         """Return when the engine has stopped, for whatever reason."""
-        await asyncio.wait({self._loop})
-
-    def make_way(self) -> None:
-        """Let what is asked of the executor now go before the newest batch, if that one has not begun."""
-        self._take_back()
+        await asyncio.wait({self._ended})
 
     def check_admission(
         self, n: int, n0: int = 0, seconds: float | None = None, *, first_look: int | None = None
@@ -190,7 +145,13 @@ class Engine:
             Infeasible: not even when nothing else is waiting.
             Overloaded: too many draws wait. Unavailable: the engine has stopped.
         """
-        draws = n0 + n
+        with self._lock:
+            self._check_room(n0 + n)
+            self._pace.forget_old(self._clock())
+            if seconds is not None and self._pace.rate:
+                self._check_time(first_look or n, n0, seconds)
+
+    def _check_room(self, draws: int) -> None:
         if not self.alive:
             raise Unavailable("The sampling engine has stopped.")
         if draws > self._largest_queue:
@@ -198,9 +159,6 @@ class Engine:
         if self.waiting + draws > self._largest_queue or len(self._running) >= self._largest_jobs:
             wait = self._pace.seconds_for(self.waiting)
             raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=wait)
-        self._pace.forget_old(self._clock())
-        if seconds is not None and self._pace.rate:
-            self._check_time(first_look or n, n0, seconds)
 
     def _check_time(self, n: int, n0: int, seconds: float) -> None:
         if n + n0 > self._pace.best * seconds:
@@ -230,76 +188,91 @@ class Engine:
             BackendFailed: the model failed on this job's draws, twice.
             Unavailable: the engine is closed. InternalError: the engine's loop failed.
         """
-        self.check_admission(job.looks[-1], job.n0)
-        number = next(self._numbers)
-        running = _Running(job, asyncio.get_running_loop().create_future())
-        self._running[number] = running
-        self._executor.admit(number, job.source)
-        self._scheduler.add(number, n0=job.n0, looks=job.looks)
-        if job.n0 + job.looks[-1] <= SMALL_JOB:
-            self._take_back()
-        self._news.set()
+        running = _Running(job, self._event_loop.create_future())
+        number = self._begin(running)
         try:
             async with asyncio.timeout(budget):
                 outcome: Outcome = await running.answer
                 return outcome
         except TimeoutError:
-            counted = self._scheduler.counted(number)
-            return job.decider.end(f"the time budget ended after {counted} of {job.n0 + job.looks[-1]} draws")
+            outcome = self._end_early(number, running)
+            return outcome
         finally:
             self._forget(number)
 
     async def close(self) -> None:
         """Stop, and close the executor; jobs still running fail with `Unavailable`."""
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self._executor.close)
+        self._stop(Unavailable("The sampling engine is stopping."))
+        await self.ended()
+        await self._event_loop.run_in_executor(None, self._executor.close)
 
-    async def _run(self) -> None:
-        error: Exception = Unavailable("The sampling engine is stopping.")
-        try:
-            while True:
-                self._submit()
-                await self._news.wait()
-                self._news.clear()
-                for batch in [b for b in self._in_flight if b.done()]:
-                    self._collect(batch, self._in_flight.pop(batch))
-                    del batch  # a failed one holds the inputs it failed on
-        except Exception as failure:
-            _log.exception("the sampling engine failed")
-            error = InternalError("The sampling engine failed.")
-            error.__cause__ = failure
-        finally:
-            for running in list(self._running.values()):
-                if not running.answer.done():
-                    running.answer.set_exception(error)
+    def _begin(self, running: _Running) -> int:
+        job = running.job
+        with self._lock:
+            self.check_admission(job.looks[-1], job.n0)
+            number = next(self._numbers)
+            self._running[number] = running
+            self._scheduler.add(number, n0=job.n0, looks=job.looks)
+        self._submit()
+        return number
+
+    def _end_early(self, number: int, running: _Running) -> Any:
+        """The outcome of a job that waits for no further look."""
+        job = running.job
+        with self._lock:
+            if running.outcome is not None:
+                return running.outcome
+            running.known = True
+            counted = self._scheduler.counted(number)
+            return job.decider.end(f"the time budget ended after {counted} of {job.n0 + job.looks[-1]} draws")
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._running.pop(number, None)
+            self._scheduler.cancel(number)
+            self._executor.forget(number)
+
+    def _stop(self, error: Exception) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            for number in list(self._running):
+                self._fail(number, error)
+            self._on_event_loop(self._ended.set_result, None)
+
+    def _break(self, failure: Exception) -> None:
+        """Stop because of what should not have happened."""
+        _log.error("the sampling engine failed", exc_info=failure)
+        error = InternalError("The sampling engine failed.")
+        error.__cause__ = failure
+        self._stop(failure if isinstance(failure, BackendFailed) else error)
 
     def _submit(self) -> None:
-        while rows := self._rows_to_submit():
-            again = self._scheduler.has_returned
-            if self._in_flight and (again or self._retrying):
-                return
-            batch = self._scheduler.next_batch(rows)
-            if not batch:
-                return
-            if not self._in_flight:
-                self._pace.start(self._clock())
-            future = self._executor.submit(batch)
-            self._in_flight[future] = _Flight(batch, _size(batch) >= rows)
-            self._retrying = again
-            future.add_done_callback(self._wake)
+        """Ask the executor to run as many batches as it should have."""
+        with self._lock:
+            try:
+                while self._wants_another():
+                    self._asked += 1
+                    turn = _Turn()
+                    future = self._executor.submit(partial(self._take, turn))
+                    future.add_done_callback(partial(self._back, turn))
+            except Exception as error:
+                self._break(error)
 
-    def _wake(self, _: object) -> None:
-        """A batch is back; called on the executor's threads, at whatever time."""
-        with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits
-            self._event_loop.call_soon_threadsafe(self._news.set)
+    def _wants_another(self) -> bool:
+        if self._stopped or self._must_wait():
+            return False
+        most = self._executor.parallel + (0 if self._may_end_soon() else self._executor.ahead)
+        return self._asked < most and self._scheduler.waiting > (self._asked - self._begun) * self._rows()
 
-    def _rows_to_submit(self) -> int:
-        """How many draws the next batch may hold; 0: the executor has enough."""
-        parallel, largest = self._executor.parallel, self._executor.largest_batch
-        if self._may_end_soon():
-            return self._executor.half_batch if len(self._in_flight) < parallel else 0
-        return largest if len(self._in_flight) <= parallel else 0
+    def _must_wait(self) -> bool:
+        """Whether the next batch may not begin yet: a slice that failed runs with nothing beside it."""
+        return self._begun > 0 and (self._retrying or self._scheduler.has_returned)
+
+    def _rows(self) -> int:
+        """How many draws the next batch may hold."""
+        return self._executor.half_batch if self._may_end_soon() else self._executor.largest_batch
 
     def _may_end_soon(self) -> bool:
         """Whether a single job runs, which looks at its votes before the last draw, and has only begun."""
@@ -308,26 +281,46 @@ class Engine:
         ((number, only),) = self._running.items()
         return len(only.job.looks) > 1 and self._scheduler.counted(number) < _YOUNG
 
-    def _take_back(self, job: int | None = None) -> None:
-        """Take the newest batch back if it has not begun, so that another is made; only if it has draws of `job`."""
-        if len(self._in_flight) <= self._executor.parallel:
-            return
-        newest = next(reversed(self._in_flight))
-        flight = self._in_flight[newest]
-        if (job is None or any(piece.job == job for piece in flight.batch)) and newest.cancel():
-            del self._in_flight[newest]
-            self._scheduler.take_back(flight.batch)
-            self._news.set()
+    def _take(self, turn: _Turn) -> Work:
+        """What is to run now; called by the executor, on whatever thread."""
+        with self._lock:
+            if self._stopped or self._must_wait():
+                return ()
+            rows, again = self._rows(), self._scheduler.has_returned
+            turn.batch = self._scheduler.next_batch(rows)
+            if not turn.batch:
+                return ()
+            turn.full = _size(turn.batch) >= rows
+            if not self._begun:
+                self._pace.start(self._clock())
+            self._begun += 1
+            self._retrying = again
+            return [(self._running[piece.job].job.source, piece) for piece in turn.batch]
 
-    def _collect(self, future: Future[Labels], flight: _Flight) -> None:
-        batch = flight.batch
+    def _back(self, turn: _Turn, future: Future[Labels]) -> None:
+        """A batch has run, or was not wanted any more; called by the executor, on whatever thread."""
+        if self._stopped or future.cancelled():
+            return
+        try:
+            with self._lock:
+                self._asked -= 1
+                self._begun -= bool(turn.batch)
+                self._collect(turn, future)
+        except Exception as error:
+            self._break(error)
+        self._submit()
+
+    def _collect(self, turn: _Turn, future: Future[Labels]) -> None:
+        if not turn.batch:
+            future.result()  # taking it may have failed
+            return
         try:
             labels = future.result()
         except Exception as error:
-            self._retry(batch, error)
+            self._retry(turn.batch, error)
             return
-        self._pace.record(_size(batch), flight.full, self._clock())
-        for piece, found in zip(batch, labels, strict=True):
+        self._pace.record(_size(turn.batch), turn.full, self._clock())
+        for piece, found in zip(turn.batch, labels, strict=True):
             try:
                 news = self._scheduler.record(piece, found)
             except Exception as error:
@@ -335,12 +328,12 @@ class Engine:
                 continue
             for selection, votes in news:
                 self._decide(piece.job, selection, votes)
-        for number in {piece.job for piece in batch}:
+        for number in {piece.job for piece in turn.batch}:
             self._report(number)
 
     def _decide(self, number: int, selection: Votes, votes: Votes) -> None:
         running = self._running.get(number)
-        if running is None or running.answer.done():
+        if running is None or running.known:
             return
         try:
             outcome = running.job.decider.look(selection, votes)
@@ -348,7 +341,8 @@ class Engine:
             self._fail(number, error)
             return
         if outcome is not None:
-            running.answer.set_result(outcome)
+            running.known, running.outcome = True, outcome
+            self._on_event_loop(_answer, running.answer, outcome)
             self._scheduler.cancel(number)
 
     def _retry(self, batch: tuple[Slice, ...], error: Exception) -> None:
@@ -367,24 +361,39 @@ class Engine:
     def _fail(self, number: int, error: Exception, cause: Exception | None = None) -> None:
         running = self._running.get(number)
         error.__cause__ = cause or error.__cause__
-        if running is not None and not running.answer.done():
-            running.answer.set_exception(error)
+        if running is not None and not running.known:
+            running.known = True
+            self._on_event_loop(_refuse, running.answer, error)
         self._scheduler.cancel(number)
 
     def _report(self, number: int) -> None:
         running = self._running.get(number)
-        if running is None or running.job.on_progress is None or running.answer.done():
+        if running is not None and running.job.on_progress is not None and not running.known:
+            self._on_event_loop(self._tell, number, running, self._scheduler.counted(number))
+
+    def _tell(self, number: int, running: _Running, counted: int) -> None:
+        """Tell of a job's progress; called on the event loop."""
+        if running.answer.done() or running.job.on_progress is None:
             return
         try:
-            running.job.on_progress(self._scheduler.counted(number))
+            running.job.on_progress(counted)
         except Exception as error:
-            self._fail(number, error)
+            with self._lock:
+                self._fail(number, error)
 
-    def _forget(self, number: int) -> None:
-        self._running.pop(number, None)
-        self._scheduler.cancel(number)
-        self._take_back(number)
-        self._executor.forget(number)
+    def _on_event_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits
+            self._event_loop.call_soon_threadsafe(function, *arguments)
+
+
+def _answer(answer: asyncio.Future[Any], outcome: object) -> None:
+    if not answer.done():
+        answer.set_result(outcome)
+
+
+def _refuse(answer: asyncio.Future[Any], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 def _size(batch: tuple[Slice, ...]) -> int:

@@ -17,7 +17,13 @@ from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
-__all__ = ["Executor", "ThreadExecutor", "Worker"]
+__all__ = ["Executor", "Labels", "ThreadExecutor", "Work", "Worker"]
+
+Work = Sequence[tuple[DrawSource, Slice]]
+"""A batch: slices, and the inputs whose draws they are."""
+
+Labels = list[npt.NDArray[np.uint16]]
+"""An array for each slice of a batch, in order."""
 
 
 def _no_questions(question: Any) -> Any:
@@ -33,7 +39,7 @@ class Worker(NamedTuple):
 
 
 class Executor(Protocol):
-    """Runs slices of the jobs it has been told of."""
+    """Runs batches, and answers other questions."""
 
     @property
     def largest_batch(self) -> int:
@@ -48,6 +54,10 @@ class Executor(Protocol):
         """How many batches it runs at once."""
 
     @property
+    def ahead(self) -> int:
+        """How many batches it must have beside those that run, so as not to wait for the next one."""
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0..num_classes - 1, and num_classes for a draw without finite logits."""
 
@@ -55,17 +65,18 @@ class Executor(Protocol):
     def alive(self) -> bool:
         """Whether slices can still be run."""
 
-    def admit(self, job: int, source: DrawSource) -> None:
-        """Make a job's input known under its number; slices name it by that number."""
+    def submit(self, take: Callable[[], Work]) -> Future[Labels]:
+        """Run what `take` gives, which is asked once, as late as may be, here or on another thread.
+
+        Where it gives nothing, nothing runs. Cancelling the future succeeds only before it was asked, and then it never
+        is.
+
+        Raises:
+            Exception: nothing can be run any more.
+        """
 
     def forget(self, job: int) -> None:
-        """The job's input is no longer needed; slices already submitted still run."""
-
-    def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
-        """Run slices of admitted jobs; the future holds one array of labels for each slice, in order.
-
-        Cancelling the future succeeds only while the batch has not begun, and then it never runs.
-        """
+        """No slice of this job comes any more; those already submitted still run."""
 
     def ask(self, question: object) -> Future[Any]:
         """Answer a question other than draws, in its turn among the batches, where the model is.
@@ -86,7 +97,6 @@ class ThreadExecutor:
         self._sampler = sampler
         self._answer = answer
         self._device = device
-        self._sources: dict[int, DrawSource] = {}
 
     @property
     def largest_batch(self) -> int:
@@ -101,6 +111,10 @@ class ThreadExecutor:
         return self._sampler.parallel
 
     @property
+    def ahead(self) -> int:
+        return 0  # a thread takes its next batch itself
+
+    @property
     def num_classes(self) -> int:
         return self._sampler.num_classes
 
@@ -108,18 +122,18 @@ class ThreadExecutor:
     def alive(self) -> bool:
         return True
 
-    def admit(self, job: int, source: DrawSource) -> None:
-        self._sources[job] = source
+    def submit(self, take: Callable[[], Work]) -> Future[Labels]:
+        return self._device.submit(self._run, take)
 
     def forget(self, job: int) -> None:
-        self._sources.pop(job, None)
-
-    def submit(self, batch: Sequence[Slice]) -> Future[list[npt.NDArray[np.uint16]]]:
-        work = [(self._sources[piece.job], piece) for piece in batch]
-        return self._device.submit(self._sampler.labels, work)
+        """Nothing is kept of jobs."""
 
     def ask(self, question: object) -> Future[Any]:
         return self._device.submit(self._answer, question)
 
     def close(self) -> None:
-        self._sources.clear()
+        """The threads are the device's."""
+
+    def _run(self, take: Callable[[], Work]) -> Labels:
+        work = take()
+        return self._sampler.labels(work) if work else []

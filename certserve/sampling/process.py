@@ -19,24 +19,19 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from certserve.errors import BackendFailed, CertserveError
-from certserve.sampling.executor import Worker
+from certserve.sampling.executor import Labels, Work, Worker
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 
 __all__ = ["ProcessExecutor"]
-
-Labels = list[npt.NDArray[np.uint16]]
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 300.0
@@ -82,7 +77,7 @@ class ProcessExecutor:
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make = make
-        self._sources: dict[int, DrawSource] = {}
+        self._known: set[int] = set()  # jobs that were not forgotten
         self._pending: dict[int, _Pending] = {}  # what the child has, by number, in the order of handing over
         self._waiting: deque[_Pending] = deque()  # what it is still to be given
         self._suspects: deque[_Pending] = deque()  # what was running when it died, to be run before all others
@@ -111,6 +106,10 @@ class ProcessExecutor:
         return self._facts.parallel
 
     @property
+    def ahead(self) -> int:
+        return 1  # an answer and the next batch are a while on their way
+
+    @property
     def num_classes(self) -> int:
         return self._facts.num_classes
 
@@ -132,25 +131,30 @@ class ProcessExecutor:
         """Make the sampler in this way when the child is started again."""
         self._make = make
 
-    def admit(self, job: int, source: DrawSource) -> None:
+    def submit(self, take: Callable[[], Work]) -> Future[Labels]:
+        work = () if self._closed else take()  # outside of the lock: whoever is asked may ask this executor
+        sources = {piece.job: source for source, piece in work}
+        future: Future[Labels] = Future()
         with self._lock:
-            self._sources[job] = source
+            self._known |= set(sources)
+            if work or self._closed:
+                self._take(_Pending(tuple(piece for _, piece in work), sources, None, future))
+            else:
+                future.set_result([])
+        return future
 
     def forget(self, job: int) -> None:
         with self._lock:
-            self._sources.pop(job, None)
+            self._known.discard(job)
             if self._unused(job):
                 self._sent.discard(job)
                 self._send(("forget", job))
 
-    def submit(self, batch: Sequence[Slice]) -> Future[Labels]:
-        with self._lock:
-            sources = {piece.job: self._sources[piece.job] for piece in batch}
-            return self._take(_Pending(tuple(batch), sources, None, Future()))
-
     def ask(self, question: object) -> Future[Any]:
+        future: Future[Any] = Future()
         with self._lock:
-            return self._take(_Pending((), {}, question, Future()))
+            self._take(_Pending((), {}, question, future))
+        return future
 
     def close(self) -> None:
         """End the child; batches still with it fail."""
@@ -259,13 +263,11 @@ class ProcessExecutor:
             if pending.begin():
                 pending.future.set_exception(error)
 
-    def _take(self, pending: _Pending) -> Future[Any]:
+    def _take(self, pending: _Pending) -> None:
         if self._closed:
-            pending.future.set_exception(BackendFailed("The process of this model has ended."))
-        else:
-            self._waiting.append(pending)
-            self._hand_over()
-        return pending.future
+            raise BackendFailed("The process of this model has ended.")
+        self._waiting.append(pending)
+        self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the child what it is to have: a suspect alone; else all batches, and as many questions as it answers."""
@@ -299,7 +301,7 @@ class ProcessExecutor:
     def _forget_done(self, done: _Pending) -> None:
         """Let the child forget the inputs that were forgotten while it ran them."""
         for job in done.sources:
-            if job not in self._sources and self._unused(job):
+            if job not in self._known and self._unused(job):
                 self._sent.discard(job)
                 self._send(("forget", job))
 

@@ -62,7 +62,6 @@ class Questions:
         self.check_room(rows)
         self._rows += rows
         start = time.monotonic()
-        self._engine.make_way()
         tasks = [asyncio.create_task(self._one(piece)) for piece in pieces]
         try:
             answers = await asyncio.gather(*tasks)

@@ -89,7 +89,6 @@ class Scheduler:
         self._waiting = 0
         self._returned: deque[Slice] = deque()
         self._credit = 0.0  # rows that the small jobs have left of their half of the latest batches
-        self._earlier_credit = 0.0  # before the newest batch
 
     @property
     def waiting(self) -> int:
@@ -140,7 +139,6 @@ class Scheduler:
             self._waiting -= self._returned[0].count
             return (self._returned.popleft(),)
         shares: dict[tuple[int, DrawSet], list[int]] = {}
-        self._earlier_credit = self._credit
         if not self._large:
             self._fill(self._small, rows, shares)
         else:
@@ -150,17 +148,6 @@ class Scheduler:
             self._credit = min(max(self._credit + half - spent, 0.0), _LARGEST_CREDIT)
             self._fill(self._small, self._fill(self._large, rows - spent, shares), shares)
         return tuple(Slice(job, draws, first, count) for (job, draws), (first, count) in shares.items())
-
-    def take_back(self, batch: Sequence[Slice]) -> None:
-        """As if the newest batch had not been handed out; slices of jobs that are gone stay gone."""
-        self._credit = self._earlier_credit
-        known = [piece for piece in batch if piece.job in self._jobs]
-        for piece in known:
-            self._jobs[piece.job].of(piece.draws).handed_out -= piece.count
-            self._waiting += piece.count
-        turns = dict.fromkeys(piece.job for piece in known)
-        self._small = {job: None for job in turns if self._jobs[job].small} | self._small
-        self._large = {job: None for job in turns if not self._jobs[job].small} | self._large
 
     def put_back(self, piece: Slice) -> None:
         """Run a slice again, in a batch of its own. Ignored where its job is gone."""

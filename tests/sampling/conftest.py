@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import pytest
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.engine import Job
+from certserve.sampling.executor import Work
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Votes
@@ -69,70 +70,69 @@ def evidence_of(seed: int, n0: int, looks: Sequence[int]) -> Evidence:
 
 @dataclass
 class Submitted:
-    """A batch that the engine has submitted and that waits for the test."""
+    """A batch that the engine has submitted, and that waits for the test: to begin, unless it has, and to end."""
 
-    work: list[tuple[int, Slice]]
+    take: Callable[[], Work]
     future: Future[list[Labels]]
+    work: list[tuple[int, Slice]] = field(default_factory=list)
 
     @property
     def seeds(self) -> set[int]:
         """Which jobs' draws it holds."""
         return {seed for seed, _ in self.work}
 
-    @property
-    def taken_back(self) -> bool:
-        """Whether the engine has cancelled it."""
-        return self.future.cancelled()
+    def begin(self) -> None:
+        """Ask what is in it. A source's first pixel is its job's seed."""
+        assert self.future.set_running_or_notify_cancel()
+        self.work = [(int(source.pixels.flat[0]), piece) for source, piece in self.take()]
 
     def answer(self) -> None:
-        """Give the right labels."""
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            found = [labels_of(seed, piece.draws, piece.first, piece.count) for seed, piece in self.work]
-            self.future.set_result(found)
+        """Give the right labels, whether it has begun or not."""
+        if not self.future.running():
+            self.begin()
+        found = [labels_of(seed, piece.draws, piece.first, piece.count) for seed, piece in self.work]
+        self.future.set_result(found)
 
     def fail(self, error: Exception) -> None:
-        """Fail all of it."""
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        """Fail all of it, which has begun."""
+        self.future.set_exception(error)
 
 
 Respond = Callable[[Submitted], None]
 
 
 class ScriptedExecutor:
-    """An executor that does nothing until the test says so. A source's first pixel is its job's seed.
+    """An executor that does nothing until the test says so.
 
     Args:
-        begins: whether batches have begun, so that none can be taken back, when they are submitted;.
+        ahead: how many batches it wants beside those that run; a batch begins when it is submitted. None: as threads
+            do it, with none ahead, and a batch begins when the test says so.
     """
 
     num_classes = CLASSES
     alive = True
 
-    def __init__(self, largest_batch: int = 32, parallel: int = 1, begins: bool = True) -> None:
+    def __init__(self, largest_batch: int = 32, parallel: int = 1, ahead: int | None = 1) -> None:
         self.largest_batch = largest_batch
         self.half_batch = -(-largest_batch // 2)
         self.parallel = parallel
-        self.begins = begins
-        self.sources: dict[int, DrawSource] = {}
+        self.ahead = ahead or 0
+        self._begins = ahead is not None
+        self.forgotten: list[int] = []
         self.pending: list[Submitted] = []
         self.history: list[Submitted] = []
         self.asked: list[tuple[object, Future[Any]]] = []
 
-    def admit(self, job: int, source: DrawSource) -> None:
-        self.sources[job] = source
-
     def forget(self, job: int) -> None:
-        self.sources.pop(job, None)
+        self.forgotten.append(job)
 
     def close(self) -> None:
         self.alive = False
 
-    def submit(self, batch: Sequence[Slice]) -> Future[list[Labels]]:
-        work = [(int(self.sources[piece.job].pixels.flat[0]), piece) for piece in batch]
-        submitted = Submitted(work, Future())
-        if self.begins:
-            submitted.future.set_running_or_notify_cancel()
+    def submit(self, take: Callable[[], Work]) -> Future[list[Labels]]:
+        submitted = Submitted(take, Future())
+        if self._begins:
+            submitted.begin()
         self.pending.append(submitted)
         self.history.append(submitted)
         return submitted.future
@@ -152,7 +152,10 @@ class ScriptedExecutor:
         await self.settle()
         while self.pending:
             assert len(self.history) < 1_000, "the engine submits without end"
-            respond(self.pending.pop(0))
+            submitted = self.pending.pop(0)
+            if not submitted.future.running():
+                submitted.begin()
+            respond(submitted)
             await self.settle()
 
 
@@ -189,9 +192,9 @@ class Bench:
         """Labels of a run of a job's draws."""
         return labels_of(seed, draws, first, count)
 
-    def executor(self, largest_batch: int = 32, parallel: int = 1, *, begins: bool = True) -> ScriptedExecutor:
+    def executor(self, largest_batch: int = 32, parallel: int = 1, *, ahead: int | None = 1) -> ScriptedExecutor:
         """An executor that the test controls."""
-        return ScriptedExecutor(largest_batch, parallel, begins)
+        return ScriptedExecutor(largest_batch, parallel, ahead)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +62,11 @@ def test_every_job_ends_with_the_votes_of_exactly_its_draws(bench: Bench) -> Non
 
 
 def test_concurrent_jobs_share_batches(bench: Bench) -> None:
-    executor = bench.executor(largest_batch=128)
+    executor = bench.executor(largest_batch=128, ahead=None)
 
     async def scenario(engine: Engine) -> None:
         await _jobs(engine, bench, PLANS)
-        await executor.settle()
+        executor.history[0].begin()
         assert executor.history[0].seeds == set(PLANS)
         assert sum(piece.count for _, piece in executor.history[0].work) == 128
 
@@ -304,7 +304,7 @@ def test_too_much_work_is_refused_with_a_hint(bench: Bench) -> None:
             await engine.run(bench.job(2, *PLANS[2]))
         await executor.finish()
         assert await tasks[1] == bench.evidence(1, *PLANS[1])
-        assert not executor.sources
+        assert len(executor.forgotten) == 1
         engine.check_admission(130)
         with pytest.raises(Infeasible, match="at most 130"):
             engine.check_admission(131)
@@ -357,20 +357,21 @@ def test_a_batch_that_comes_back_after_the_event_loop_is_not_missed(
     assert not caplog.records
 
 
-def test_an_executor_that_cannot_take_work_fails_every_job(bench: Bench) -> None:
+def test_an_executor_that_cannot_take_work_ends_the_engine(bench: Bench) -> None:
     executor = bench.executor()
 
-    def refuse(batch: Sequence[object]) -> None:
+    def refuse(take: object) -> None:
         raise RuntimeError("the device is gone")
 
     executor.submit = refuse  # type: ignore[assignment, method-assign]
 
     async def scenario(engine: Engine) -> None:
-        tasks = await _jobs(engine, bench, PLANS)
-        for task in tasks.values():
-            with pytest.raises(InternalError):
-                await task
+        first = await _jobs(engine, bench, [1])
+        with pytest.raises(InternalError):
+            await first[1]
         assert not engine.alive
+        with pytest.raises(Unavailable):
+            await engine.run(bench.job(2, *PLANS[2]))
 
     _on(executor, scenario)
 
@@ -388,7 +389,8 @@ def test_nothing_is_kept_of_jobs_that_are_over(bench: Bench) -> None:
         await executor.finish()
         assert tasks[1].done()
         scheduler = engine._scheduler
-        assert not any((engine._running, engine._in_flight, executor.sources))
+        assert not any((engine._running, engine._asked, engine._begun))
+        assert sorted(executor.forgotten) == list(range(5))
         assert not any((scheduler._jobs, scheduler._small, scheduler._large, scheduler._returned))
 
     _on(executor, scenario)

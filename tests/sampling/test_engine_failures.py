@@ -59,7 +59,7 @@ def _run(bench: Bench, executor: ScriptedExecutor, respond: Respond) -> dict[int
             found = await _outcomes(engine, bench, executor, respond)
             assert engine.alive
             assert not engine._running
-            assert not engine._in_flight
+            assert (engine._asked, engine._begun) == (0, 0)
             return found
         finally:
             await engine.close()
@@ -81,7 +81,7 @@ def test_a_poisonous_input_fails_alone(bench: Bench, rows: int) -> None:
 
 
 def test_it_is_run_again_alone_before_it_fails(bench: Bench) -> None:
-    executor = bench.executor(128)
+    executor = bench.executor(128, ahead=None)
     _run(bench, executor, Poisoned())
     shared, *later = [submitted for submitted in executor.history if POISON in submitted.seeds]
     assert len(shared.work) > 1
@@ -90,7 +90,7 @@ def test_it_is_run_again_alone_before_it_fails(bench: Bench) -> None:
 
 
 def test_its_mates_are_run_again_each_alone(bench: Bench) -> None:
-    executor = bench.executor(128)
+    executor = bench.executor(128, ahead=None)
     _run(bench, executor, Poisoned())
     shared = executor.history[0]
     again = [submitted.work[0] for submitted in executor.history[1:] if len(submitted.work) == 1]

@@ -20,7 +20,7 @@ import pytest
 from certserve.errors import BackendFailed
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
-from certserve.sampling.executor import Executor, ThreadExecutor
+from certserve.sampling.executor import Executor, Labels, ThreadExecutor
 from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import DrawSet, Slice
@@ -136,10 +136,14 @@ def _labels(models: ModuleType, piece: Slice) -> list[int]:
     return [int(label) for label in models.linear().logits(rows.reshape(-1, 3, 8, 8)).argmax(axis=1)]
 
 
-def _hold_up(subject: Subject, piece: Slice) -> Future[list[npt.NDArray[np.uint16]]]:
+def _submit(executor: Executor, *pieces: Slice) -> Future[Labels]:
+    return executor.submit(lambda: [(_source(piece.job), piece) for piece in pieces])
+
+
+def _hold_up(subject: Subject, piece: Slice) -> Future[Labels]:
     """Submit a slice, and return when the model is held up in it."""
     subject.hold_one()
-    future = subject.executor.submit([piece])
+    future = _submit(subject.executor, piece)
     end = time.monotonic() + TIMEOUT
     while not subject.held() and time.monotonic() < end:
         time.sleep(0.005)
@@ -147,7 +151,7 @@ def _hold_up(subject: Subject, piece: Slice) -> Future[list[npt.NDArray[np.uint1
 
 
 def _run(executor: Executor, *pieces: Slice) -> list[list[int]]:
-    return [found.tolist() for found in executor.submit(pieces).result(TIMEOUT)]
+    return [found.tolist() for found in _submit(executor, *pieces).result(TIMEOUT)]
 
 
 PIECES = (
@@ -158,18 +162,11 @@ PIECES = (
 )
 
 
-def _admit_all(executor: Executor) -> None:
-    for seed in (1, 2, 3):
-        executor.admit(seed, _source(seed))
-
-
 def test_gives_a_label_for_each_draw_in_order(subject: Subject, models: ModuleType) -> None:
-    _admit_all(subject.executor)
     assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]
 
 
 def test_labels_do_not_depend_on_what_shares_the_batch(subject: Subject, models: ModuleType) -> None:
-    _admit_all(subject.executor)
     for piece in PIECES:
         assert _run(subject.executor, piece) == [_labels(models, piece)]
     assert _run(subject.executor, *PIECES[::-1]) == [_labels(models, piece) for piece in PIECES[::-1]]
@@ -180,27 +177,23 @@ def test_it_names_its_sampler_s_batches(subject: Subject) -> None:
 
 
 def test_more_draws_than_its_largest_batch_still_run(subject: Subject, models: ModuleType) -> None:
-    subject.executor.admit(1, _source(1))
     piece = Slice(1, DrawSet.ESTIMATION, 0, 3 * subject.executor.largest_batch + 1)
     assert _run(subject.executor, piece) == [_labels(models, piece)]
 
 
 def test_a_slice_may_run_again(subject: Subject) -> None:
-    subject.executor.admit(1, _source(1))
     assert _run(subject.executor, PIECES[0]) == _run(subject.executor, PIECES[0])
 
 
 def test_labels_lie_within_the_classes(subject: Subject) -> None:
-    _admit_all(subject.executor)
-    (found,) = subject.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 200)]).result(TIMEOUT)
+    (found,) = _submit(subject.executor, Slice(1, DrawSet.ESTIMATION, 0, 200)).result(TIMEOUT)
     assert found.dtype == np.uint16
     assert set(found.tolist()) <= set(range(subject.executor.num_classes))
 
 
 def test_slices_submitted_before_their_job_is_forgotten_still_run(subject: Subject, models: ModuleType) -> None:
-    _admit_all(subject.executor)
     subject.hold()
-    futures = [subject.executor.submit([piece]) for piece in PIECES]
+    futures = [_submit(subject.executor, piece) for piece in PIECES]
     for seed in (1, 2, 3):
         subject.executor.forget(seed)
     subject.release()
@@ -209,32 +202,28 @@ def test_slices_submitted_before_their_job_is_forgotten_still_run(subject: Subje
 
 
 def test_forgetting_a_job_nobody_knows_or_twice_is_allowed(subject: Subject, models: ModuleType) -> None:
-    _admit_all(subject.executor)
     for job in (7, 2, 2):
         subject.executor.forget(job)
     assert _run(subject.executor, PIECES[0]) == [_labels(models, PIECES[0])]
 
 
 def test_a_failure_is_in_the_future_and_ends_nothing_else(subject: Subject, models: ModuleType) -> None:
-    _admit_all(subject.executor)
     subject.fail_once()
     with pytest.raises(BackendFailed, match="told to"):
-        subject.executor.submit(PIECES).result(TIMEOUT)
+        _submit(subject.executor, *PIECES).result(TIMEOUT)
     assert _run(subject.executor, *PIECES) == [_labels(models, piece) for piece in PIECES]
 
 
 def test_many_batches_at_once_have_their_own_labels(subject: Subject, models: ModuleType) -> None:
     """However many are with it, and whichever come back first."""
-    _admit_all(subject.executor)
     pieces = [Slice(1 + k % 3, DrawSet.ESTIMATION, 7 * k, 20 + k % 13) for k in range(30)]
-    futures = [subject.executor.submit([piece]) for piece in pieces]
+    futures = [_submit(subject.executor, piece) for piece in pieces]
     assert [future.result(TIMEOUT)[0].tolist() for future in futures] == [_labels(models, piece) for piece in pieces]
 
 
 def test_a_batch_may_overtake_another_that_runs_beside_it(pair: Subject, models: ModuleType) -> None:
     """Two run at once, and the slow one holds up no answer but its own."""
     assert pair.executor.parallel == 2
-    _admit_all(pair.executor)
     slow = _hold_up(pair, PIECES[0])
     for piece in PIECES[1:]:
         assert _run(pair.executor, piece) == [_labels(models, piece)]
@@ -244,11 +233,10 @@ def test_a_batch_may_overtake_another_that_runs_beside_it(pair: Subject, models:
 
 
 def test_a_failure_beside_another_batch_is_in_its_own_future(pair: Subject, models: ModuleType) -> None:
-    _admit_all(pair.executor)
     slow = _hold_up(pair, PIECES[0])
     pair.fail_once()
     with pytest.raises(BackendFailed, match="told to"):
-        pair.executor.submit([PIECES[1]]).result(TIMEOUT)
+        _submit(pair.executor, PIECES[1]).result(TIMEOUT)
     pair.go()
     assert slow.result(TIMEOUT)[0].tolist() == _labels(models, PIECES[0])
 
@@ -256,9 +244,7 @@ def test_a_failure_beside_another_batch_is_in_its_own_future(pair: Subject, mode
 def test_executors_of_two_models_may_share_a_device(models: ModuleType) -> None:
     with ThreadPoolExecutor(1) as device:
         executors = [ThreadExecutor(Sampler(models.linear(), shapes), device) for shapes in [(1, 8), (32,)]]
-        for executor in executors:
-            executor.admit(1, _source(1))
-        futures = [executor.submit([PIECES[0]]) for executor in executors]
+        futures = [_submit(executor, PIECES[0]) for executor in executors]
         assert [future.result(TIMEOUT)[0].tolist() for future in futures] == [_labels(models, PIECES[0])] * 2
 
 
@@ -270,9 +256,8 @@ def test_a_slice_travels_to_other_processes() -> None:
 def test_other_questions_are_answered_in_their_turn(subject: Subject) -> None:
     """While a batch runs they wait where one runs at a time; an error in one is its own."""
     pixels = np.full((2, 3, 8, 8), 0.5, np.float32)
-    subject.executor.admit(1, _source(1))
     subject.hold()
-    batches = [subject.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)]) for _ in range(subject.executor.parallel)]
+    batches = [_submit(subject.executor, Slice(1, DrawSet.ESTIMATION, 0, 8)) for _ in range(subject.executor.parallel)]
     asked = subject.executor.ask(pixels)
     time.sleep(0.05)
     assert not asked.done()
@@ -287,13 +272,12 @@ def test_other_questions_are_answered_in_their_turn(subject: Subject) -> None:
 
 def test_a_batch_runs_beside_another_question(pair: Subject) -> None:
     """Where two run at a time, one that takes long holds up neither."""
-    pair.executor.admit(1, _source(1))
     pair.hold_one()
     asked = pair.executor.ask(np.full((2, 3, 8, 8), 0.5, np.float32))
     end = time.monotonic() + TIMEOUT
     while not pair.held() and time.monotonic() < end:
         time.sleep(0.005)
-    (labels,) = pair.executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)]).result(TIMEOUT)
+    (labels,) = _submit(pair.executor, Slice(1, DrawSet.ESTIMATION, 0, 8)).result(TIMEOUT)
     assert len(labels) == 8
     assert not asked.done()
     pair.go()

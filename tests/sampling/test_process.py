@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from certserve.errors import BackendFailed, BundleError
+from certserve.errors import BackendFailed, BundleError, Unavailable
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.engine import Engine, Job
+from certserve.sampling.executor import Labels
 from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.slices import DrawSet, Slice
 from certserve.sampling.source import DrawSource
@@ -45,6 +47,10 @@ def _source(seed: int, sigma: float = 0.5) -> DrawSource:
     return DrawSource(Key(bytes([seed]) * 32), pixels, sigma, Arithmetic.GRID)
 
 
+def _submit(executor: ProcessExecutor, piece: Slice) -> Future[Labels]:
+    return executor.submit(lambda: [(_source(piece.job), piece)])
+
+
 def _job(seed: int, sigma: float = 0.5, n: int = N) -> Job[Any]:
     return Job(_source(seed, sigma), 10, (n,), SimpleNamespace(look=lambda chosen, votes: (chosen, votes)))
 
@@ -58,7 +64,7 @@ def _answers(executor: ProcessExecutor, *jobs: Job[Any], meanwhile: Callable[[],
         await asyncio.sleep(0.05)
         meanwhile()
         found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT)
-        engine._loop.cancel()
+        engine._stop(Unavailable("The test is over."))
         return found
 
     return asyncio.run(main())
@@ -118,10 +124,9 @@ def parallel_executor(
 def test_only_what_ran_alone_fails_with_the_process(parallel_executor: ProcessExecutor, process_folder: Path) -> None:
     """What it ran beside others when it was killed, and what it had not begun, the next process answers."""
     executor, parallel = parallel_executor, parallel_executor.parallel
-    executor.admit(1, _source(1))
     (process_folder / "hold").touch()
     pieces = [Slice(1, DrawSet.ESTIMATION, 32 * k, 32) for k in range(parallel + 2)]
-    futures = [executor.submit([piece]) for piece in pieces]
+    futures = [_submit(executor, piece) for piece in pieces]
     time.sleep(0.2)
     _kill(executor)
     (process_folder / "hold").unlink()
@@ -130,7 +135,7 @@ def test_only_what_ran_alone_fails_with_the_process(parallel_executor: ProcessEx
         with pytest.raises(BackendFailed, match="died"):
             future.result(TIMEOUT)
     later = [future.result(TIMEOUT)[0].tolist() for future in futures[lost:]]
-    again = [executor.submit([piece]).result(TIMEOUT)[0].tolist() for piece in pieces[lost:]]
+    again = [_submit(executor, piece).result(TIMEOUT)[0].tolist() for piece in pieces[lost:]]
     assert later == again
 
 
@@ -159,8 +164,7 @@ def test_questions_that_nobody_waits_for_are_not_answered(
     executor = parallel_executor
     (process_folder / "hold").touch()
     questions = [executor.ask(np.zeros((1, 3, 8, 8), np.float32)) for _ in range(20)]
-    executor.admit(1, _source(1))
-    batch = executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 8)])
+    batch = _submit(executor, Slice(1, DrawSet.ESTIMATION, 0, 8))
     assert [question.cancel() for question in questions] == [False] * 2 + [True] * 18
     assert not batch.cancel()
     (process_folder / "hold").unlink()
@@ -171,11 +175,10 @@ def test_questions_that_nobody_waits_for_are_not_answered(
 
 def test_a_process_that_comes_up_as_another_model_is_not_used(executor: ProcessExecutor, process_folder: Path) -> None:
     (process_folder / "name").write_text("two", encoding="utf-8")
-    executor.admit(1, _source(1))
     _kill(executor)
     time.sleep(0.2)
     with pytest.raises(Exception, match=r"has ended|died"):
-        executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
+        _submit(executor, Slice(1, DrawSet.ESTIMATION, 0, 4)).result(TIMEOUT)
     deadline = time.monotonic() + TIMEOUT
     while executor.alive and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -196,8 +199,7 @@ def test_a_process_that_does_not_come_up_is_one_sentence(make: Callable[[], Any]
 
 def test_inputs_are_forgotten_there_too(executor: ProcessExecutor) -> None:
     for job in range(5):
-        executor.admit(job, _source(job))
-        executor.submit([Slice(job, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
+        _submit(executor, Slice(job, DrawSet.ESTIMATION, 0, 4)).result(TIMEOUT)
         executor.forget(job)
     deadline = time.monotonic() + TIMEOUT
     while executor._sent and time.monotonic() < deadline:
@@ -208,9 +210,8 @@ def test_inputs_are_forgotten_there_too(executor: ProcessExecutor) -> None:
 def test_closing_ends_the_process_and_fails_what_comes_after(make: Callable[[], Any]) -> None:
     executor = ProcessExecutor(make)
     child = executor._child
-    executor.admit(1, _source(1))
     executor.close()
     assert not child.is_alive()
     assert not executor.alive
     with pytest.raises(BackendFailed, match="has ended"):
-        executor.submit([Slice(1, DrawSet.ESTIMATION, 0, 4)]).result(TIMEOUT)
+        _submit(executor, Slice(1, DrawSet.ESTIMATION, 0, 4)).result(TIMEOUT)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from certserve.errors import BackendFailed, Overloaded, Unavailable
 from certserve.sampling.engine import Engine
+from certserve.sampling.executor import ThreadExecutor
 from certserve.sampling.questions import Questions
+from certserve.sampling.sampler import Sampler
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -59,26 +64,39 @@ def test_too_many_images_are_refused_and_none_is_counted(bench: Any) -> None:
     run(test)
 
 
-def test_a_question_goes_before_a_batch_that_has_not_begun(bench: Any) -> None:
+def test_a_question_is_answered_before_the_next_batch(bench: Any, models: ModuleType) -> None:
+    """On threads, while a large job runs: fails if batches that have not begun go first."""
+    ran: list[str] = []
+    linear, running, go = models.linear((1, 2, 2)), threading.Event(), threading.Event()
+
+    class Backend:
+        shape, num_classes = linear.shape, linear.num_classes
+
+        def logits(self, pixels: Any) -> Any:
+            ran.append("batch")
+            running.set()
+            assert go.wait(30.0)
+            return linear.logits(pixels)
+
+    def reply(question: str) -> str:
+        ran.append("question")
+        return question + question
+
     async def test() -> None:
-        executor = bench.executor(begins=False)
-        engine = Engine(executor)
-        job = asyncio.create_task(engine.run(bench.job(7, 10, (200,))))
-        await executor.settle()
-        executor.pending[0].future.set_running_or_notify_cancel()
-        waiting = executor.pending[1]
-        task = asyncio.create_task(Questions(engine, executor).ask(["a"], 1))
-        await asyncio.sleep(0)
-        assert waiting.future.cancelled()
-        await executor.settle()
-        assert len(executor.asked) == 1
-        answer(executor)
-        assert await task == ["aa"]
-        executor.pending.remove(waiting)
-        await executor.finish()
-        assert await job == bench.evidence(7, 10, (200,))
+        with ThreadPoolExecutor(1) as device:
+            executor = ThreadExecutor(Sampler(Backend(), (8,)), device, reply)
+            engine = Engine(executor)
+            job = asyncio.create_task(engine.run(bench.job(7, 0, (40,))))
+            assert await asyncio.to_thread(running.wait, 30.0)
+            task = asyncio.create_task(Questions(engine, executor).ask(["a"], 1))
+            await asyncio.sleep(0.05)
+            go.set()
+            assert await task == ["aa"]
+            await job
+            await engine.close()
 
     run(test)
+    assert ran == ["batch", "question", *["batch"] * 4]
 
 
 @pytest.mark.parametrize("failures", [1, 2])

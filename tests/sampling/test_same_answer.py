@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from certserve.errors import BackendFailed, OutOfMemory
+from certserve.errors import BackendFailed, OutOfMemory, Unavailable
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
 from certserve.sampling.engine import Engine, Job
@@ -115,7 +115,7 @@ def _ask(
             meanwhile()
         found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT)
         assert not engine._running
-        engine._loop.cancel()
+        engine._stop(Unavailable("The test is over."))
         return dict(zip(seeds, found, strict=True))
 
     return asyncio.run(main())

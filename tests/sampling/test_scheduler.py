@@ -196,37 +196,6 @@ class TestTurns:
         assert got[0] == rows
 
 
-class TestTakingBack:
-    def test_the_same_draws_come_again_in_the_same_turn(self, scheduler: Scheduler) -> None:
-        for job in (1, 2, 3):
-            scheduler.add(job, n0=40, looks=[LARGE])
-        waiting, batch = scheduler.waiting, scheduler.next_batch(64)
-        scheduler.take_back(batch)
-        assert scheduler.waiting == waiting
-        assert scheduler.next_batch(64) == batch
-
-    def test_a_job_that_was_handed_out_whole_waits_again(self, scheduler: Scheduler) -> None:
-        scheduler.add(1, n0=5, looks=[20])
-        scheduler.take_back(scheduler.next_batch(ROWS))
-        assert _shares(scheduler.next_batch(ROWS)) == {1: 25}
-
-    def test_small_jobs_keep_what_they_had_left(self, scheduler: Scheduler) -> None:
-        """And gain nothing: the batch that was taken back is not one that they left to the large ones."""
-        scheduler.add(1, n0=0, looks=[LARGE])
-        scheduler.take_back(scheduler.next_batch(ROWS))
-        scheduler.add(2, n0=0, looks=[SMALL_JOB])
-        assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS // 2, 2: ROWS // 2}
-
-    def test_what_is_left_of_it_is_forgotten_with_its_job(self, scheduler: Scheduler) -> None:
-        for job in (1, 2):
-            scheduler.add(job, n0=0, looks=[LARGE])
-        batch = scheduler.next_batch(ROWS)
-        scheduler.cancel(1)
-        scheduler.take_back(batch)
-        assert scheduler.waiting == LARGE
-        assert _shares(scheduler.next_batch(ROWS)) == {2: ROWS}
-
-
 class TestPuttingBack:
     def test_a_returned_slice_runs_next_and_alone(self, scheduler: Scheduler) -> None:
         scheduler.add(1, n0=5, looks=[1_000])

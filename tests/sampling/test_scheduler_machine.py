@@ -58,8 +58,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.arrived: list[Slice] = []
         self.handed: dict[tuple[int, DrawSet], int] = {}
         self.news: dict[int, list[tuple[Votes, Votes]]] = {}
-        self.newest: list[Slice] = []  # the newest batch, as long as nothing of it has come back
-        self.earlier = 0.0  # `beyond` before it
         self.beyond = 0.0  # rows that small jobs had beyond half of the latest batches for which large ones waited
 
     @rule(n0=st.integers(0, 40), looks=_LOOKS)
@@ -82,11 +80,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         batch = self.scheduler.next_batch(rows)
         if self.returned:
             assert batch == (self.returned.pop(0),)
-            self.newest = []
         else:
             assert sum(piece.count for piece in batch) == min(rows, self._unscheduled())
             small, large = self._unscheduled(small=True), self._unscheduled(small=False)
-            self.newest, self.earlier = list(batch), self.beyond
             for piece in batch:
                 self._hand_out(piece)
             self._divided(rows, small, large)
@@ -115,7 +111,6 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0), times=st.integers(1, 2))
     def record(self, pick: int, times: int) -> None:
         piece = self.out.pop(pick % len(self.out))
-        self.newest = self.newest if piece not in self.newest else []
         self.arrived.append(piece)
         for _ in range(times):
             news = self.scheduler.record(piece, labels(piece))
@@ -126,20 +121,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0))
     def put_back(self, pick: int) -> None:
         piece = self.out.pop(pick % len(self.out))
-        self.newest = self.newest if piece not in self.newest else []
         self.scheduler.put_back(piece)
         if piece.job in self.plans:
             self.returned.append(piece)
-
-    @precondition(lambda self: self.newest)
-    @rule()
-    def take_back(self) -> None:
-        self.scheduler.take_back(tuple(self.newest))
-        for piece in self.newest:
-            self.out.remove(piece)
-            if piece.job in self.plans:
-                self.handed[piece.job, piece.draws] -= piece.count
-        self.newest, self.beyond = [], self.earlier
 
     @invariant()
     def waiting_is_what_was_not_handed_out(self) -> None:

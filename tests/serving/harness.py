@@ -165,11 +165,11 @@ class Server(LoopThread):
         return self.call(lambda: self.engine(model).waiting)
 
     def idle(self, model: str = "") -> bool:
-        """Whether nothing is left of any request in the engine, the scheduler and the executor."""
+        """Whether nothing is left of any request in the engine and the scheduler."""
 
         def empty() -> bool:
             engine: Any = self.engine(model)
-            left = (engine._running, engine._in_flight, engine._scheduler._jobs, engine._executor._sources)
+            left = (engine._running, engine._asked, engine._begun, engine._scheduler._jobs)
             return not any(left) and engine.waiting == 0
 
         return self.call(empty)

@@ -7,6 +7,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -23,25 +24,31 @@ WAVES = 2
 """Of a wave, a third is cancelled in the queue, a third in a batch that waits, a third in the batch that runs."""
 
 ANSWERING = 200
-TASKS = 3
-"""Of an idle server: gRPC's, the engine's, the heartbeat."""
+TASKS = 2
+"""Of an idle server: gRPC's, the heartbeat."""
 
 SMALL: dict[str, Any] = {"n0": 1, "n": 2, "alpha": 0.4}
 COMPANION: dict[str, Any] = {"n": 40_000, "nonce": b"companion"}
 
 
 class Gate:
-    """A sampler that takes `ROWS` draws at a time; while it is shut, one batch for each step."""
+    """A sampler that runs one batch of `ROWS` draws at a time while another is made; shut, one batch for each step."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
         self._change = threading.Condition()
         self._steps = 0
         self._shut = False
+        self._batches: list[set[int]] = []  # whose draws are in each, the first of which runs
         self.largest_batch = self.half_batch = ROWS
-        self.parallel, self.num_classes = sampler.parallel, sampler.num_classes
+        self.parallel, self.num_classes = 2, sampler.num_classes
         self.held: set[int] = set()
         self.holds = 0
+
+    @property
+    def made(self) -> set[int]:
+        """Whose draws are in batches that wait."""
+        return set().union(*self._batches[1:])
 
     def shut(self) -> None:
         """Hold up the next batch, and those after it."""
@@ -61,15 +68,23 @@ class Gate:
             self._change.notify_all()
 
     def labels(self, work: Sequence[tuple[DrawSource, Any]]) -> Any:
-        """Those of the real sampler."""
+        """Those of the real sampler, of one batch after the other."""
+        numbers = {_number(source) for source, _ in work}
         with self._change:
+            self._batches.append(numbers)
+            assert self._change.wait_for(lambda: self._batches[0] is numbers, TIMEOUT)
             if self._shut:
-                self.held = {_number(source) for source, _ in work}
+                self.held = numbers
                 self.holds += 1
                 assert self._change.wait_for(lambda: not self._shut or self._steps, TIMEOUT)
                 self._steps -= self._shut
                 self.held = set()
-        return self._sampler.labels(work)
+        try:
+            return self._sampler.labels(work)
+        finally:
+            with self._change:
+                self._batches.pop(0)
+                self._change.notify_all()
 
 
 class Story:
@@ -111,8 +126,8 @@ class Story:
         await self._step(3)  # so that small jobs have their credit again
         victims = self._arrive(WAVE)
         await _until(lambda: self.jobs() == WAVE + 1)
-        await self._step(1)  # the batch that ran when they came; the one prepared then has made way for them
-        await _until(self._prepared)
+        await self._step(2)  # those that were made before they came
+        await _until(lambda: bool(self._gate.made))
         stages = await asyncio.to_thread(self._server.call, self._stages)
         for victim in victims:
             victim.cancel()
@@ -121,18 +136,12 @@ class Story:
         await _until(lambda: self.jobs() == 1)
         return Counter(stages[k] for k in range(WAVE))
 
-    def _prepared(self) -> bool:
-        """Whether the engine has collected what ran, and handed over the batch after the one that is held up."""
-        return [batch.done() for batch in list(self._server.engine()._in_flight)] == [False, False]
-
     def _stages(self) -> dict[int, str]:
         """Where each request is, by number."""
-        engine = self._server.engine()
-        batched = {piece.job for flight in engine._in_flight.values() for piece in flight.batch}
-        found = {}
-        for job, running in engine._running.items():
+        gate, found = self._gate, {}
+        for running in self._server.engine()._running.values():
             number = _number(running.job.source)
-            found[number] = "running" if number in self._gate.held else "batched" if job in batched else "queued"
+            found[number] = "running" if number in gate.held else "batched" if number in gate.made else "queued"
         return found
 
     async def leave_when_answered(self) -> None:
@@ -148,7 +157,7 @@ class Story:
             usual(job, selection, votes)
             number = _number(engine._running[job].job.source)
             if number < ANSWERING:
-                assert engine._running[job].answer.done()
+                assert engine._running[job].known
                 answered.append(number)
                 loop.call_soon_threadsafe(victims[number].cancel)
                 assert gone[number].wait(TIMEOUT)
@@ -187,9 +196,10 @@ def _left() -> Counter[str]:
 @pytest.fixture
 def gated(harness: ModuleType, loaded: Any) -> Iterator[tuple[Any, Gate]]:
     """A server of the linear model, and the gate in front of it."""
-    with harness.Server(loaded[:1]) as server:
+    with harness.Server(loaded[:1]) as server, ThreadPoolExecutor(2) as device:
         executor = server.engine()._executor
         executor._sampler = gate = Gate(executor._sampler)
+        executor._device = device
         yield server, gate
         gate.open()
 
