@@ -46,7 +46,7 @@ from certserve.smoothing.plans import Decider, Looks, Plan
 __all__ = ["OnBetter", "SmoothingEndpoints"]
 
 OnBetter = Callable[[Certificate], None]
-"""Told of each certificate that is better than those before."""
+"""Told, on any thread, of each certificate that is better than those before."""
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -148,9 +148,12 @@ class SmoothingEndpoints:
     ) -> AsyncGenerator[tuple[CertifyOutcome, bool]]:
         """Each better certificate as it comes, with False; then the outcome, with True. Errors as `certify`."""
         news: asyncio.Queue[Certificate | None] = asyncio.Queue()
-        task = asyncio.create_task(
-            self.certify(request, timeout=timeout, on_progress=on_progress, on_better=news.put_nowait)
-        )
+        loop = asyncio.get_running_loop()
+
+        def tell(better: Certificate) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, better)
+
+        task = asyncio.create_task(self.certify(request, timeout=timeout, on_progress=on_progress, on_better=tell))
         task.add_done_callback(lambda _: news.put_nowait(None))
         try:
             while (better := await news.get()) is not None:

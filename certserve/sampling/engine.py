@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from certserve.errors import BackendFailed, Infeasible, InternalError, Overloaded, Unavailable
+from certserve.errors import BackendFailed, InternalError, Unavailable
+from certserve.sampling.admission import Admission
 from certserve.sampling.executor import Executor, Labels, Work
 from certserve.sampling.pace import Pace
 from certserve.sampling.scheduler import Scheduler
@@ -35,7 +36,6 @@ __all__ = ["Decider", "Engine", "Job"]
 Outcome = TypeVar("Outcome", covariant=True)
 
 _log = logging.getLogger(__name__)
-_MARGIN = 0.8  # of the draws that fit by the best pace: what is advised should not miss the deadline
 _YOUNG = 512  # draws, before which most of the jobs that stop early have ended
 
 
@@ -106,14 +106,13 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._scheduler = Scheduler(executor.num_classes)
-        self._largest_queue = largest_queue
-        self._largest_jobs = largest_jobs
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         self._asked = 0  # batches that the executor was asked to run, and that are not back
         self._begun = 0  # of these
         self._retrying = False  # a slice that failed is running again
         self._pace = Pace(executor.parallel)
+        self._admission = Admission(self._scheduler, self._pace, largest_queue, largest_jobs, clock)
         self._lock = threading.RLock()  # of all of the above
         self._stopped = False
         self._event_loop = asyncio.get_running_loop()
@@ -145,37 +144,10 @@ class Engine:
             Infeasible: not even when nothing else is waiting.
             Overloaded: too many draws wait. Unavailable: the engine has stopped.
         """
-        with self._lock:
-            self._check_room(n0 + n)
-            self._pace.forget_old(self._clock())
-            if seconds is not None and self._pace.rate:
-                self._check_time(first_look or n, n0, seconds)
-
-    def _check_room(self, draws: int) -> None:
         if not self.alive:
             raise Unavailable("The sampling engine has stopped.")
-        if draws > self._largest_queue:
-            raise Infeasible(f"{draws} draws are more than this server queues; ask for at most {self._largest_queue}.")
-        if self.waiting + draws > self._largest_queue or len(self._running) >= self._largest_jobs:
-            wait = self._pace.seconds_for(self.waiting)
-            raise Overloaded(f"{self.waiting} draws are waiting; try again later.", retry_after=wait)
-
-    def _check_time(self, n: int, n0: int, seconds: float) -> None:
-        if n + n0 > self._pace.best * seconds:
-            fit = int(_MARGIN * self._pace.best * seconds) - n0
-            advice = f"about {fit} do: ask for fewer draws, or allow" if fit > 0 else "none do: allow"
-            raise Infeasible(
-                f"{n} estimation draws do not fit into the {seconds:.3g} s that the deadline leaves, even when this "
-                f"server is idle; {advice} more time."
-            )
-        ahead = self._scheduler.ahead_of(n0 + n)
-        needed = self._pace.seconds_for(n0 + n + ahead)
-        if ahead and needed > seconds:
-            raise Overloaded(
-                f"Other requests are ahead: this one would take about {needed:.1f} s, and the deadline leaves "
-                f"{seconds:.3g} s; try again later.",
-                retry_after=needed - seconds,
-            )
+        with self._lock:
+            self._admission.check(len(self._running), n, n0, seconds, first_look or n)
 
     async def run(self, job: Job[Outcome], budget: float | None = None) -> Outcome:
         """The outcome of a job; cancelling the awaiting task forgets the job.
