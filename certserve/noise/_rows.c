@@ -7,6 +7,9 @@
 #include <Python.h>
 #include <float.h>
 #include <stdint.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__)
 #error "quotients would not be those of float32"
@@ -15,6 +18,8 @@
 #define CELLS 65536 /* entries of the tables, one for each value of a uniform's high 16 bits */
 #define SENTINEL (-32768)
 #define LEVELS 255.0f
+#define GROUP 8    /* pixels that are written together */
+#define GROUPS 512 /* of which the undecided ones are settled together */
 
 typedef struct { /* as in certserve.noise.grid.RoundedGaussian */
     const int16_t *table;
@@ -33,25 +38,83 @@ static int settle(const Law *law, unsigned cell, const uint8_t *low)
     for (int i = 0; i < 6; i++)
         bits |= (uint64_t)low[i] << 8 * i;
     size_t index = law->passed[cell];
+    if (index < law->count)
+        index += law->thresholds[index] <= bits;
     while (index < law->count && law->thresholds[index] <= bits)
         index++;
     return (int)index + law->lowest;
+}
+
+/* Write `count` pixels, at most a group, the undecided ones with whatever value; a bit for each of these. */
+static unsigned write_some(const Law *law, float *row, const uint8_t *pixels, int count, const uint8_t *cells)
+{
+    unsigned undecided = 0;
+    for (int i = 0; i < count; i++) {
+        int noise = law->table[cell_at(cells + 2 * i)];
+        undecided |= (unsigned)(noise == SENTINEL) << i;
+        row[i] = (float)(noise + pixels[i]) / LEVELS;
+    }
+    return undecided;
+}
+
+/* The same of a whole group. */
+static inline unsigned write_group(const Law *law, float *row, const uint8_t *pixels, const uint8_t *cells)
+{
+#ifdef __SSE2__
+#define NOISE(i) law->table[cell_at(cells + 2 * (i))]
+    __m128i noise = _mm_set_epi16(NOISE(7), NOISE(6), NOISE(5), NOISE(4), NOISE(3), NOISE(2), NOISE(1), NOISE(0));
+#undef NOISE
+    __m128i values = _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)pixels), _mm_setzero_si128());
+    values = _mm_add_epi16(values, noise);
+    __m128 levels = _mm_set1_ps(LEVELS);
+    __m128i left = _mm_srai_epi32(_mm_unpacklo_epi16(values, values), 16);
+    __m128i right = _mm_srai_epi32(_mm_unpackhi_epi16(values, values), 16);
+    _mm_storeu_ps(row, _mm_div_ps(_mm_cvtepi32_ps(left), levels));
+    _mm_storeu_ps(row + 4, _mm_div_ps(_mm_cvtepi32_ps(right), levels));
+    __m128i undecided = _mm_cmpeq_epi16(noise, _mm_set1_epi16(SENTINEL));
+    return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(undecided, _mm_setzero_si128()));
+#else
+    return write_some(law, row, pixels, GROUP, cells);
+#endif
+}
+
+static inline int lowest_bit(unsigned bits)
+{
+#ifdef __GNUC__
+    return __builtin_ctz(bits);
+#else
+    int i = 0;
+    for (; !(bits & 1); bits >>= 1)
+        i++;
+    return i;
+#endif
 }
 
 /* One draw into `row`; 0 if more pixels are undecided than there are `slots` of further bits. */
 static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize_t dimension, const uint8_t *cells,
                      const uint8_t *low, Py_ssize_t slots)
 {
-    for (Py_ssize_t i = 0; i < dimension; i++) {
-        unsigned cell = cell_at(cells + 2 * i);
-        int noise = law->table[cell];
-        if (noise == SENTINEL) { /* rare enough to be predicted */
-            if (slots-- == 0)
-                return 0;
-            noise = settle(law, cell, low);
-            low += 8;
+    Py_ssize_t starts[GROUPS], first = 0;
+    unsigned bits[GROUPS];
+    while (first < dimension) { /* a processor cannot predict which pixels are undecided: they come afterwards */
+        int found = 0;
+        for (int k = 0; k < GROUPS && first < dimension; k++, first += GROUP) {
+            Py_ssize_t left = dimension - first;
+            starts[found] = first;
+            bits[found] = left >= GROUP
+                              ? write_group(law, row + first, pixels + first, cells + 2 * first)
+                              : write_some(law, row + first, pixels + first, (int)left, cells + 2 * first);
+            found += bits[found] != 0;
         }
-        row[i] = (float)(noise + pixels[i]) / LEVELS;
+        for (int k = 0; k < found; k++) {
+            for (unsigned more = bits[k]; more; more &= more - 1) {
+                Py_ssize_t i = starts[k] + lowest_bit(more);
+                if (slots-- == 0)
+                    return 0;
+                row[i] = (float)(settle(law, cell_at(cells + 2 * i), low) + pixels[i]) / LEVELS;
+                low += 8;
+            }
+        }
     }
     return 1;
 }

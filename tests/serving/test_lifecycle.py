@@ -97,11 +97,11 @@ class TestOverload:
     def test_admission(self, server: Any, harness: ModuleType, monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
         """Busy carries a hint in seconds, impossible does not; requests that fit are still answered."""
         engine = server.engine()
-        monkeypatch.setattr(engine, "_largest_queue", 1000)
+        monkeypatch.setattr(engine._admission, "_largest_queue", 1000)
         error = harness.raised(lambda: client.certify(harness.image(), n=5000))
         assert isinstance(error, errors.Infeasible)
         with monkeypatch.context() as busy:
-            busy.setattr(type(engine), "waiting", property(lambda _: 600))
+            busy.setattr(engine._scheduler, "_waiting", 600)
             error = harness.raised(lambda: client.certify(harness.image(), n=500))
         assert isinstance(error, errors.Overloaded)
         assert 0.0 < error.retry_after < 3600.0
@@ -170,7 +170,7 @@ class TestHealth:
             server.client() as client,
         ):
             assert health_of(channel) == SERVING
-            server.call(server.engine("waves")._loop.cancel)
+            server.engine("waves")._break(RuntimeError("told to"))
             for service in ("", SERVICE):
                 assert harness.eventually(lambda service=service: health_of(channel, service) == NOT_SERVING, 10.0)
             error = harness.raised(lambda: client.certify(b"", model="waves"))
@@ -183,8 +183,8 @@ class TestHealth:
         with harness.Server(loaded) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
             answer = pool.submit(lambda: client.certify(harness.image(), n=LONG))
             assert harness.eventually(lambda: server.waiting() > 0)
-            server.call(server.engine()._loop.cancel)
-            assert isinstance(answer.exception(timeout=10), errors.Unavailable)
+            server.engine()._break(RuntimeError("told to"))
+            assert isinstance(answer.exception(timeout=10), errors.InternalError)
 
 
 class Watched:
