@@ -157,8 +157,8 @@ class Engine:
 
         Raises:
             Overloaded: too many draws wait.
-            BackendFailed: the model failed on this job's draws, twice.
-            Unavailable: the engine is closed. InternalError: the engine's loop failed.
+            BackendFailed: the model failed on this job's draws, twice, or nothing runs it any more.
+            Unavailable: the engine is closed. InternalError: the engine failed.
         """
         running = _Running(job, self._event_loop.create_future())
         number = self._begin(running)

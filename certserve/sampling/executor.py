@@ -66,10 +66,9 @@ class Executor(Protocol):
         """Whether slices can still be run."""
 
     def submit(self, take: Callable[[], Work]) -> Future[Labels]:
-        """Run what `take` gives, which is asked once, as late as may be, here or on another thread.
+        """Run the batch that `take` gives, which is called once, as late as may be, here or on another thread.
 
-        Where it gives nothing, nothing runs. Cancelling the future succeeds only before it was asked, and then it never
-        is.
+        The future holds its labels; where the batch is empty, nothing runs, and there are none.
 
         Raises:
             Exception: nothing can be run any more.
@@ -81,7 +80,11 @@ class Executor(Protocol):
     def ask(self, question: object) -> Future[Any]:
         """Answer a question other than draws, in its turn among the batches, where the model is.
 
-        Question and answer are picklable. Cancelling is as for `submit`.
+        Question and answer are picklable. Cancelling the future succeeds only while the answer has not begun, and then
+        it never does.
+
+        Raises:
+            Exception: nothing can be answered any more.
         """
 
     def close(self) -> None:

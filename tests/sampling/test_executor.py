@@ -20,7 +20,7 @@ import pytest
 from certserve.errors import BackendFailed
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.keystream import Key
-from certserve.sampling.executor import Executor, Labels, ThreadExecutor
+from certserve.sampling.executor import Executor, Labels, ThreadExecutor, Work
 from certserve.sampling.process import ProcessExecutor
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import DrawSet, Slice
@@ -179,6 +179,22 @@ def test_it_names_its_sampler_s_batches(subject: Subject) -> None:
 def test_more_draws_than_its_largest_batch_still_run(subject: Subject, models: ModuleType) -> None:
     piece = Slice(1, DrawSet.ESTIMATION, 0, 3 * subject.executor.largest_batch + 1)
     assert _run(subject.executor, piece) == [_labels(models, piece)]
+
+
+def test_an_empty_batch_has_no_labels(subject: Subject, models: ModuleType) -> None:
+    assert subject.executor.submit(lambda: ()).result(TIMEOUT) == []
+    assert _run(subject.executor, PIECES[0]) == [_labels(models, PIECES[0])]
+
+
+def test_a_batch_is_asked_for_once(subject: Subject) -> None:
+    asked: list[Slice] = []
+
+    def take() -> Work:
+        asked.append(PIECES[0])
+        return [(_source(1), PIECES[0])]
+
+    assert len(subject.executor.submit(take).result(TIMEOUT)) == 1
+    assert len(asked) == 1
 
 
 def test_a_slice_may_run_again(subject: Subject) -> None:

@@ -197,10 +197,15 @@ def test_a_process_that_does_not_come_up_is_one_sentence(make: Callable[[], Any]
         ProcessExecutor(make)
 
 
-def test_inputs_are_forgotten_there_too(executor: ProcessExecutor) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_inputs_are_forgotten_there_too(executor: ProcessExecutor, early: bool) -> None:
+    """Of jobs that are forgotten when their batch is back, and while it runs."""
     for job in range(5):
-        _submit(executor, Slice(job, DrawSet.ESTIMATION, 0, 4)).result(TIMEOUT)
+        batch = _submit(executor, Slice(job, DrawSet.ESTIMATION, 0, 4))
+        if not early:
+            batch.result(TIMEOUT)
         executor.forget(job)
+        batch.result(TIMEOUT)
     deadline = time.monotonic() + TIMEOUT
     while executor._sent and time.monotonic() < deadline:
         time.sleep(0.01)
