@@ -271,7 +271,7 @@ class Engine:
 
     def _back(self, turn: _Turn, future: Future[Labels]) -> None:
         """A batch has run, or was not wanted any more; called by the executor, on whatever thread."""
-        if self._stopped or future.cancelled():
+        if self._stopped:
             return
         try:
             with self._lock:

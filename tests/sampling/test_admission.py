@@ -37,9 +37,11 @@ class Clock:
         batch.answer()
 
 
-def _on(bench: Bench, scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]]) -> None:
+def _on(
+    bench: Bench, scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]], parallel: int = 1
+) -> None:
     async def main() -> None:
-        executor, clock = bench.executor(BATCH), Clock()
+        executor, clock = bench.executor(BATCH, parallel), Clock()
         engine = Engine(executor, clock=clock)
         try:
             await asyncio.wait_for(scenario(engine, executor, clock), 60.0)
@@ -61,6 +63,23 @@ def test_before_anything_has_run_nothing_is_refused(bench: Bench) -> None:
         engine.check_admission(1_000_000, seconds=0.001)
 
     _on(bench, scenario)
+
+
+def test_the_pace_is_that_of_the_batches_that_run_at_once(bench: Bench) -> None:
+    """And known while they run; measured from the latest that began it would not be."""
+
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        task = asyncio.create_task(engine.run(bench.job(1, 0, (10 * BATCH,))))
+        await executor.settle()
+        for _ in range(4):
+            clock.answer(executor.pending.pop(0))
+        with pytest.raises(Infeasible):
+            engine.check_admission(601, 40, seconds=10.0)
+        await executor.finish(clock.answer)
+        await task
+        engine.check_admission(600, 40, seconds=10.0)
+
+    _on(bench, scenario, parallel=2)
 
 
 def test_what_does_not_fit_even_alone_is_infeasible_and_the_largest_that_fits_is_named(bench: Bench) -> None:
