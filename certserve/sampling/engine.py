@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from certserve.errors import BackendFailed, InternalError, Unavailable
+from certserve.errors import BackendFailed, CertserveError, InternalError, Unavailable
 from certserve.sampling.admission import Admission
 from certserve.sampling.executor import Executor, Labels, Work
 from certserve.sampling.pace import Pace
@@ -158,7 +158,7 @@ class Engine:
         Raises:
             Overloaded: too many draws wait.
             BackendFailed: the model failed on this job's draws, twice, or nothing runs it any more.
-            Unavailable: the engine is closed. InternalError: the engine failed.
+            Unavailable: the engine is closed, or its device. InternalError: the engine failed.
         """
         running = _Running(job, self._event_loop.create_future())
         number = self._begin(running)
@@ -214,11 +214,13 @@ class Engine:
             self._on_event_loop(self._ended.set_result, None)
 
     def _break(self, failure: Exception) -> None:
-        """Stop because of what should not have happened."""
-        _log.error("the sampling engine failed", exc_info=failure)
-        error = InternalError("The sampling engine failed.")
-        error.__cause__ = failure
-        self._stop(failure if isinstance(failure, BackendFailed) else error)
+        """Stop because nothing runs batches any more, or because of what should not have happened."""
+        error = failure
+        if not isinstance(failure, CertserveError):
+            _log.error("the sampling engine failed", exc_info=failure)
+            error = InternalError("The sampling engine failed.")
+            error.__cause__ = failure
+        self._stop(error)
 
     def _submit(self) -> None:
         """Ask the executor to run as many batches as it should have."""

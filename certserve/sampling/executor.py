@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from certserve.errors import BackendFailed
+from certserve.errors import BackendFailed, Unavailable
 from certserve.sampling.sampler import Sampler
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
@@ -126,7 +126,10 @@ class ThreadExecutor:
         return True
 
     def submit(self, take: Callable[[], Work]) -> Future[Labels]:
-        return self._device.submit(self._run, take)
+        try:
+            return self._device.submit(self._run, take)
+        except RuntimeError as error:  # its threads have ended, or Python does
+            raise Unavailable("The device is closed.") from error
 
     def forget(self, job: int) -> None:
         """Nothing is kept of jobs."""

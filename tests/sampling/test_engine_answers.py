@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,37 @@ def test_what_fails_after_the_end_is_nobody_s_concern(bench: Bench, caplog: pyte
         executor.pending.pop(0).fail(BackendFailed("torn down"))
 
     _on(executor, scenario)
+    assert not caplog.records
+
+
+def test_a_device_that_is_closed_beneath_the_engine(
+    bench: Bench, models: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when Python ends while a model is in use: the job fails as if it were closed, and nothing is logged."""
+    running, go = threading.Event(), threading.Event()
+    linear = models.linear((1, 2, 2))
+
+    class Backend:
+        shape, num_classes = linear.shape, linear.num_classes
+
+        def logits(self, pixels: Any) -> Any:
+            running.set()
+            assert go.wait(30.0)
+            return linear.logits(pixels)
+
+    async def main() -> None:
+        device = ThreadPoolExecutor(1)
+        engine = Engine(ThreadExecutor(Sampler(Backend(), (8,)), device))
+        task = asyncio.create_task(engine.run(bench.job(1, 0, (90,))))
+        assert await asyncio.to_thread(running.wait, 30.0)
+        device.shutdown(wait=False)
+        go.set()
+        with pytest.raises(Unavailable, match="closed"):
+            await task
+        assert not engine.alive
+        await engine.close()
+
+    asyncio.run(main())
     assert not caplog.records
 
 
