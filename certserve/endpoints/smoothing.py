@@ -46,7 +46,7 @@ from certserve.smoothing.plans import Decider, Looks, Plan
 __all__ = ["OnBetter", "SmoothingEndpoints"]
 
 OnBetter = Callable[[Certificate], None]
-"""Told, on any thread, of each certificate that is better than those before."""
+"""Told of each certificate that is better than those before, on any thread; must be quick and wait for nobody."""
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 

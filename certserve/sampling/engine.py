@@ -1,11 +1,11 @@
 """Batches for the executor, labels to the scheduler, evidence to the plans.
 
-One engine serves one model. Jobs come and go on one event loop; batches are made and counted on the threads that run
-them, which need not wait for the loop. A batch is made when it can begin, so that a small job is in the next one, and
-draws of a job that has ended in none. A lone job that may end before its last draw gets half batches at first, and none
-more than run: what it draws in vain, the next request waits for. Cancelling a job forgets its draws; batch-mates cannot
-notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only the job whose slice
-fails twice is told of it.
+One engine serves one model. Jobs come and go on one event loop; the executor's threads make batches and count them, and
+need not wait for the loop. A batch is made when the executor takes it, on threads when it begins: a small job is in the
+next one, and draws of a job that has ended in none. A lone job that may end before its last draw gets half batches at
+first, and none more than run: what it draws in vain, the next request waits for. Cancelling a job forgets its draws;
+batch-mates cannot notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only the
+job whose slice fails twice is told of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _YOUNG = 512  # draws, before which most of the jobs that stop early have ended
 
 
 class Decider(Protocol, Generic[Outcome]):
-    """Turns a job's votes into its outcome: see `certserve.smoothing.plans`. Asked on any thread, one at a time."""
+    """Turns a job's votes into its outcome: see `certserve.smoothing.plans`.
+
+    Asked on any thread, while the engine's other threads wait, so it must be quick and wait for nobody.
+    """
 
     def look(self, selection: Votes, votes: Votes) -> Outcome | None:
         """The outcome at the newest look, or None to go on; never None at the last."""
@@ -56,7 +59,8 @@ class Job(Generic[Outcome]):
     Attributes:
         source: the noisy copies. n0: selection draws. looks: numbers of estimation draws, increasing.
         decider: shown the votes at each look, in order; it knows what they come to.
-        on_progress: told on the event loop how many draws have been counted, after each batch that held some of them.
+        on_progress: told on the event loop how many draws have been counted, after each batch that held some of them
+            and did not end the job.
     """
 
     source: DrawSource
@@ -68,25 +72,29 @@ class Job(Generic[Outcome]):
 
 @dataclass(slots=True)
 class _Running:
-    """A job, and its answer, which is given on the event loop a moment after it is known."""
+    """A job, and its answer: an outcome or an error, which is given on the event loop a moment after it is known."""
 
     job: Job[object]
     answer: asyncio.Future[Any]
-    known: bool = False  # the answer, or why there is none
     outcome: object = None
+    error: Exception | None = None
     failed: set[Slice] = field(default_factory=set)
+
+    @property
+    def known(self) -> bool:
+        return self.outcome is not None or self.error is not None
 
 
 @dataclass(slots=True)
 class _Turn:
-    """A batch that the executor was asked to run: what it holds once it begins, and whether that is all it may."""
+    """A batch that the executor was asked to run: what it holds once it is taken, and whether that is all it may."""
 
     batch: tuple[Slice, ...] = ()
     full: bool = False
 
 
 class Engine:
-    """Runs jobs on an executor. Made and used on one event loop; the executor calls it from threads of its own.
+    """Runs jobs on an executor. Made and used on one event loop, and called by the executor from its threads.
 
     Args:
         executor: where slices run.
@@ -109,12 +117,12 @@ class Engine:
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         self._asked = 0  # batches that the executor was asked to run, and that are not back
-        self._begun = 0  # of these
+        self._begun = 0  # of these, those that were taken
         self._retrying = False  # a slice that failed is running again
         self._pace = Pace(executor.parallel)
         self._admission = Admission(self._scheduler, self._pace, largest_queue, largest_jobs, clock)
-        self._lock = threading.RLock()  # of all of the above
-        self._stopped = False
+        self._stopped = False  # for good
+        self._lock = threading.RLock()  # of all of the above; an executor's own lock is only ever taken after it
         self._event_loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._event_loop.create_future()
 
@@ -156,17 +164,19 @@ class Engine:
             budget: seconds after which the looks so far must do; None: no limit.
 
         Raises:
-            Overloaded: too many draws wait.
+            Infeasible, Overloaded: as `check_admission`.
             BackendFailed: the model failed on this job's draws, twice, or nothing runs it any more.
             Unavailable: the engine is closed, or its device. InternalError: the engine failed.
         """
         running = _Running(job, self._event_loop.create_future())
         number = self._begin(running)
         try:
-            async with asyncio.timeout(budget):
+            async with asyncio.timeout(budget) as limit:
                 outcome: Outcome = await running.answer
                 return outcome
         except TimeoutError:
+            if not limit.expired():  # the job's own function raised it
+                raise
             outcome = self._end_early(number, running)
             return outcome
         finally:
@@ -192,17 +202,19 @@ class Engine:
         """The outcome of a job that waits for no further look."""
         job = running.job
         with self._lock:
-            if running.outcome is not None:
-                return running.outcome
-            running.known = True
-            counted = self._scheduler.counted(number)
-            return job.decider.end(f"the time budget ended after {counted} of {job.n0 + job.looks[-1]} draws")
+            if running.error is not None:
+                raise running.error
+            if running.outcome is None:
+                counted, total = self._scheduler.counted(number), job.n0 + job.looks[-1]
+                running.outcome = job.decider.end(f"the time budget ended after {counted} of {total} draws")
+            return running.outcome
 
     def _forget(self, number: int) -> None:
         with self._lock:
             self._running.pop(number, None)
             self._scheduler.cancel(number)
             self._executor.forget(number)
+        self._submit()  # what it held up may go on
 
     def _stop(self, error: Exception) -> None:
         with self._lock:
@@ -213,13 +225,14 @@ class Engine:
                 self._fail(number, error)
             self._on_event_loop(self._ended.set_result, None)
 
-    def _break(self, failure: Exception) -> None:
+    def _break(self, failure: BaseException) -> None:
         """Stop because nothing runs batches any more, or because of what should not have happened."""
-        error = failure
-        if not isinstance(failure, CertserveError):
-            _log.error("the sampling engine failed", exc_info=failure)
-            error = InternalError("The sampling engine failed.")
-            error.__cause__ = failure
+        if isinstance(failure, CertserveError):
+            self._stop(failure)
+            return
+        _log.error("the sampling engine failed", exc_info=failure)
+        error = InternalError("The sampling engine failed.")
+        error.__cause__ = failure
         self._stop(error)
 
     def _submit(self) -> None:
@@ -227,6 +240,8 @@ class Engine:
         with self._lock:
             try:
                 while self._wants_another():
+                    if not self._asked:
+                        self._pace.start(self._clock())
                     self._asked += 1
                     turn = _Turn()
                     future = self._executor.submit(partial(self._take, turn))
@@ -235,7 +250,7 @@ class Engine:
                 self._break(error)
 
     def _wants_another(self) -> bool:
-        if self._stopped or self._must_wait():
+        if self._stopped or self._event_loop.is_closed() or self._must_wait():
             return False
         most = self._executor.parallel + (0 if self._may_end_soon() else self._executor.ahead)
         return self._asked < most and self._scheduler.waiting > (self._asked - self._begun) * self._rows()
@@ -264,37 +279,41 @@ class Engine:
             turn.batch = self._scheduler.next_batch(rows)
             if not turn.batch:
                 return ()
-            turn.full = _size(turn.batch) >= rows
-            if not self._begun:
-                self._pace.start(self._clock())
             self._begun += 1
             self._retrying = again
+            turn.full = _size(turn.batch) >= rows
             return [(self._running[piece.job].job.source, piece) for piece in turn.batch]
 
     def _back(self, turn: _Turn, future: Future[Labels]) -> None:
-        """A batch has run, or was not wanted any more; called by the executor, on whatever thread."""
+        """A batch has run, or was empty, or was cancelled; called by the executor, on whatever thread."""
         if self._stopped:
+            return
+        if future.cancelled():  # by who closes the device, whose lock that thread may hold: ours must not come after it
+            self._on_event_loop(self._break, Unavailable("The device is closed."))
             return
         try:
             with self._lock:
                 self._asked -= 1
                 self._begun -= bool(turn.batch)
                 self._collect(turn, future)
-        except Exception as error:
+        except BaseException as error:
             self._break(error)
         self._submit()
 
     def _collect(self, turn: _Turn, future: Future[Labels]) -> None:
-        if not turn.batch:
-            future.result()  # taking it may have failed
-            return
-        try:
-            labels = future.result()
-        except Exception as error:
+        error = (
+            future.exception()
+        )  # raised here, it would keep this frame, and with it the inputs that it was raised on
+        if error is not None and turn.batch:
             self._retry(turn.batch, error)
-            return
-        self._pace.record(_size(turn.batch), turn.full, self._clock())
-        for piece, found in zip(turn.batch, labels, strict=True):
+        elif error is not None:  # it could not be taken
+            raise error
+        else:
+            self._pace.record(_size(turn.batch), turn.full, self._clock())
+            self._count(turn.batch, future.result())
+
+    def _count(self, batch: tuple[Slice, ...], labels: Labels) -> None:
+        for piece, found in zip(batch, labels, strict=True):
             try:
                 news = self._scheduler.record(piece, found)
             except Exception as error:
@@ -302,7 +321,7 @@ class Engine:
                 continue
             for selection, votes in news:
                 self._decide(piece.job, selection, votes)
-        for number in {piece.job for piece in turn.batch}:
+        for number in {piece.job for piece in batch}:
             self._report(number)
 
     def _decide(self, number: int, selection: Votes, votes: Votes) -> None:
@@ -315,11 +334,11 @@ class Engine:
             self._fail(number, error)
             return
         if outcome is not None:
-            running.known, running.outcome = True, outcome
+            running.outcome = outcome
             self._on_event_loop(_answer, running.answer, outcome)
             self._scheduler.cancel(number)
 
-    def _retry(self, batch: tuple[Slice, ...], error: Exception) -> None:
+    def _retry(self, batch: tuple[Slice, ...], error: BaseException) -> None:
         """Run each slice of a failed batch once more, with nothing beside it; one that failed before fails its job."""
         _log.warning("a batch of %d slices failed: %s", len(batch), error)
         for piece in batch:
@@ -332,11 +351,11 @@ class Engine:
                 running.failed.add(piece)
                 self._scheduler.put_back(piece)
 
-    def _fail(self, number: int, error: Exception, cause: Exception | None = None) -> None:
+    def _fail(self, number: int, error: Exception, cause: BaseException | None = None) -> None:
         running = self._running.get(number)
         error.__cause__ = cause or error.__cause__
         if running is not None and not running.known:
-            running.known = True
+            running.error = error
             self._on_event_loop(_refuse, running.answer, error)
         self._scheduler.cancel(number)
 
@@ -368,6 +387,7 @@ def _answer(answer: asyncio.Future[Any], outcome: object) -> None:
 def _refuse(answer: asyncio.Future[Any], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
+        answer.exception()  # whoever leaves now need not ask for it
 
 
 def _size(batch: tuple[Slice, ...]) -> int:

@@ -68,7 +68,8 @@ class Executor(Protocol):
     def submit(self, take: Callable[[], Work]) -> Future[Labels]:
         """Run the batch that `take` gives, which is called once, as late as may be, here or on another thread.
 
-        The future holds its labels; where the batch is empty, nothing runs, and there are none.
+        The future holds its labels; where the batch is empty, nothing runs, and there are none. Only who closes the
+        executor's threads cancels it. A batch that is not empty must not run before this method has returned.
 
         Raises:
             Exception: nothing can be run any more.
@@ -126,19 +127,24 @@ class ThreadExecutor:
         return True
 
     def submit(self, take: Callable[[], Work]) -> Future[Labels]:
-        try:
-            return self._device.submit(self._run, take)
-        except RuntimeError as error:  # its threads have ended, or Python does
-            raise Unavailable("The device is closed.") from error
+        return self._start(self._run, take)
 
     def forget(self, job: int) -> None:
         """Nothing is kept of jobs."""
 
     def ask(self, question: object) -> Future[Any]:
-        return self._device.submit(self._answer, question)
+        return self._start(self._answer, question)
 
     def close(self) -> None:
         """The threads are the device's."""
+
+    def _start(self, function: Callable[[Any], Any], argument: object) -> Future[Any]:
+        try:
+            return self._device.submit(function, argument)
+        except RuntimeError as error:
+            if "cannot schedule new futures" not in str(error):
+                raise
+            raise Unavailable("The device is closed.") from error  # or Python ends
 
     def _run(self, take: Callable[[], Work]) -> Labels:
         work = take()

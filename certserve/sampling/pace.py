@@ -30,7 +30,7 @@ class Pace:
         self.best = 0.0
 
     def start(self, now: float) -> None:
-        """The device, which had nothing to do, begins a batch."""
+        """A batch is asked for where there was none: what is measured next begins now."""
         self._since = now
         self._seen = self._draws = 0
 

@@ -77,7 +77,7 @@ class ProcessExecutor:
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make = make
-        self._known: set[int] = set()  # jobs that were not forgotten
+        self._known: set[int] = set()  # jobs that had a batch, and were not forgotten
         self._pending: dict[int, _Pending] = {}  # what the child has, by number, in the order of handing over
         self._waiting: deque[_Pending] = deque()  # what it is still to be given
         self._suspects: deque[_Pending] = deque()  # what was running when it died, to be run before all others
@@ -204,6 +204,7 @@ class ProcessExecutor:
                 pending.future.set_exception(answer)
             else:
                 pending.future.set_result(answer)
+            del pending, answer  # inputs and labels
 
     def _restart(self) -> bool:
         """Whether there is a new child."""
@@ -352,6 +353,7 @@ def _serve(pipe: Connection, make: Callable[[], Worker]) -> None:
             _, number, new, batch = message
             sources |= new
             threads.submit(reply, number, sampler.labels, [(sources[piece.job], piece) for piece in batch])
+            del message, new  # inputs
 
 
 def _result(function: Callable[[Any], Any], argument: Any) -> Any:
@@ -360,5 +362,5 @@ def _result(function: Callable[[Any], Any], argument: Any) -> Any:
         return function(argument)
     except CertserveError as error:
         return error
-    except Exception as error:
+    except BaseException as error:  # whatever it is, the parent waits for an answer
         return BackendFailed(f"{type(error).__name__}: {error}")

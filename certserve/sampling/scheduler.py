@@ -67,9 +67,6 @@ class _Job:
     def small(self) -> bool:
         return self.selection.total + self.estimation.total <= SMALL_JOB
 
-    def of(self, draws: DrawSet) -> _Prefix:
-        return self.selection if draws is DrawSet.SELECTION else self.estimation
-
     def unscheduled(self) -> int:
         return sum(p.total - p.handed_out for p in (self.selection, self.estimation))
 

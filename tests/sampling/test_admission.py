@@ -38,10 +38,13 @@ class Clock:
 
 
 def _on(
-    bench: Bench, scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]], parallel: int = 1
+    bench: Bench,
+    scenario: Callable[[Engine, ScriptedExecutor, Clock], Awaitable[None]],
+    parallel: int = 1,
+    ahead: int | None = 1,
 ) -> None:
     async def main() -> None:
-        executor, clock = bench.executor(BATCH, parallel), Clock()
+        executor, clock = bench.executor(BATCH, parallel, ahead=ahead), Clock()
         engine = Engine(executor, clock=clock)
         try:
             await asyncio.wait_for(scenario(engine, executor, clock), 60.0)
@@ -80,6 +83,24 @@ def test_the_pace_is_that_of_the_batches_that_run_at_once(bench: Bench) -> None:
         engine.check_admission(600, 40, seconds=10.0)
 
     _on(bench, scenario, parallel=2)
+
+
+def test_the_pace_counts_the_wait_for_a_device_that_others_use_too(bench: Bench) -> None:
+    """A batch that begins half a second after it was asked for is one of a slower device."""
+
+    async def scenario(engine: Engine, executor: ScriptedExecutor, clock: Clock) -> None:
+        task = asyncio.create_task(engine.run(bench.job(1, 0, (10 * BATCH,))))
+        await executor.settle()
+        while executor.pending:
+            clock.now += SECONDS_A_BATCH
+            executor.pending[0].begin()
+            clock.answer(executor.pending.pop(0))
+        await task
+        engine.check_admission(300, 20, seconds=10.0)
+        with pytest.raises(Infeasible):
+            engine.check_admission(301, 20, seconds=10.0)
+
+    _on(bench, scenario, ahead=None)
 
 
 def test_what_does_not_fit_even_alone_is_infeasible_and_the_largest_that_fits_is_named(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from certserve.errors import BackendFailed, Unavailable
-from certserve.sampling.engine import Engine
+from certserve.sampling.engine import Engine, _Running
 from certserve.sampling.executor import ThreadExecutor
 from certserve.sampling.sampler import Sampler
 
@@ -43,6 +43,41 @@ def test_an_answer_that_is_known_when_the_budget_ends_is_given(bench: Bench) -> 
         executor.pending.pop().answer()
         time.sleep(0.1)  # so that the event loop finds the answer and the end of the budget at once
         assert await task == bench.evidence(1, 0, (20,))
+
+    _on(executor, scenario)
+
+
+def test_a_failure_that_is_known_when_the_budget_ends_is_told(bench: Bench) -> None:
+    """And is not an abstention for want of time."""
+    executor = bench.executor()
+
+    def raises(*_: object) -> None:
+        raise BackendFailed("told to")
+
+    async def scenario(engine: Engine) -> None:
+        job: Any = replace(bench.job(1, 0, (20,)), decider=SimpleNamespace(look=raises))
+        task = asyncio.create_task(engine.run(job, 0.05))
+        await executor.settle()
+        executor.pending.pop().answer()
+        time.sleep(0.1)
+        with pytest.raises(BackendFailed, match="told to"):
+            await task
+
+    _on(executor, scenario)
+
+
+def test_a_timeout_of_the_job_s_own_is_not_the_budget_s(bench: Bench) -> None:
+    executor = bench.executor()
+
+    def raises(*_: object) -> None:
+        raise TimeoutError("its own")
+
+    async def scenario(engine: Engine) -> None:
+        job: Any = replace(bench.job(1, 0, (20,)), decider=SimpleNamespace(look=raises))
+        task = asyncio.create_task(engine.run(job, 50.0))
+        await executor.finish()
+        with pytest.raises(TimeoutError, match="its own"):
+            await task
 
     _on(executor, scenario)
 
@@ -117,6 +152,42 @@ def test_what_fails_after_the_end_is_nobody_s_concern(bench: Bench, caplog: pyte
 
     _on(executor, scenario)
     assert not caplog.records
+
+
+def test_batches_that_are_cancelled_with_their_device(
+    bench: Bench, models: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The job fails, and the thread that closes the device waits for nobody who waits for it."""
+
+    async def main() -> None:
+        device = ThreadPoolExecutor(1)
+        engine = Engine(ThreadExecutor(Sampler(models.linear((1, 2, 2)), (8,)), device))
+        device.submit(time.sleep, 0.1)
+        task = asyncio.create_task(engine.run(bench.job(1, 0, (90,))))
+        await asyncio.sleep(0)
+        with engine._lock:
+            await asyncio.to_thread(device.shutdown, wait=False, cancel_futures=True)
+        with pytest.raises(Unavailable, match="closed"):
+            await task
+        assert not engine.alive
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30.0))
+    assert not caplog.records
+
+
+def test_no_batch_is_asked_for_when_the_event_loop_is_gone(bench: Bench) -> None:
+    """A device that works for nobody is one that does not end."""
+    executor = bench.executor()
+
+    async def main() -> None:
+        engine = Engine(executor)
+        engine._begin(_Running(bench.job(1, 0, (900,)), asyncio.get_running_loop().create_future()))
+
+    asyncio.run(main())
+    asked = len(executor.history)
+    executor.pending.pop(0).answer()
+    assert len(executor.history) == asked
 
 
 def test_a_device_that_is_closed_beneath_the_engine(

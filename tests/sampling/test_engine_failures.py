@@ -109,6 +109,48 @@ def test_two_failures_that_pass_change_no_answer(bench: Bench) -> None:
     assert _run(bench, bench.executor(8), FailingOnce(0, 1)) == _expected(bench, *PLANS)
 
 
+def test_whatever_a_runtime_raises_is_a_failure_of_its_batch(bench: Bench) -> None:
+    """Fails if an exception that is no Exception ends the device's thread, with the job waiting for ever."""
+    executor = bench.executor(128)
+
+    def respond(submitted: Submitted) -> None:
+        if POISON in submitted.seeds:
+            submitted.fail(SystemExit("of a runtime"))  # type: ignore[arg-type]
+        else:
+            submitted.answer()
+
+    found = _run(bench, executor, respond)
+    failure = found.pop(POISON)
+    assert isinstance(failure, BackendFailed)
+    assert isinstance(failure.__cause__, SystemExit)
+    assert found == _expected(bench, 1, 3, 4)
+
+
+def test_what_was_held_up_by_a_job_that_leaves_goes_on_at_once(bench: Bench) -> None:
+    """Fails if the next batch waits until the one beside it is back."""
+    executor = bench.executor(16, 2, ahead=None)
+
+    async def main() -> None:
+        engine = Engine(executor)
+        leaving = asyncio.create_task(engine.run(bench.job(4, 0, (400,))))
+        await executor.settle()
+        executor.pending[0].begin()
+        staying = asyncio.create_task(engine.run(bench.job(1, 0, (400,))))
+        await executor.settle()
+        executor.pending[1].begin()
+        executor.pending.pop(0).fail(BackendFailed("a passing failure"))
+        await executor.settle()
+        assert len(executor.pending) == 1
+        leaving.cancel()
+        await executor.settle()
+        assert len(executor.pending) == 2
+        await executor.finish()
+        assert await staying == bench.evidence(1, 0, (400,))
+        await engine.close()
+
+    asyncio.run(main())
+
+
 def test_cancelling_a_job_whose_slice_waits_to_run_again(bench: Bench) -> None:
     executor = bench.executor(128)
 

@@ -182,6 +182,34 @@ def test_nothing_of_an_input_outlives_its_job(models: ModuleType, white: bool, m
     _with_engine(Fragile(models), scenario)
 
 
+def test_the_input_of_a_batch_that_failed_is_not_kept_by_a_cycle(
+    models: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixels are gone with their job, whether garbage is collected or not."""
+    monkeypatch.setattr(logging.getLogger("certserve.sampling.engine"), "disabled", True)
+
+    async def ask(engine: Engine) -> weakref.ref[npt.NDArray[np.uint8]]:
+        source = _source(1)
+        pixels = source.pixels
+        assert pixels.dtype == np.uint8
+        await engine.run(_job(source))
+        return weakref.ref(pixels)  # type: ignore[arg-type]
+
+    async def scenario(engine: Engine) -> None:
+        pixels = await ask(engine)
+        for _ in range(1_000):  # the thread lets go a moment after its labels are there
+            if pixels() is None:
+                return
+            await asyncio.sleep(0.005)
+        pytest.fail("the input is still in memory")
+
+    gc.disable()
+    try:
+        _with_engine(Fragile(models, [0]), scenario)
+    finally:
+        gc.enable()
+
+
 def test_memory_does_not_grow_with_the_number_of_draws(models: ModuleType) -> None:
     def peak(n: int) -> int:
         async def scenario(engine: Engine) -> int:
