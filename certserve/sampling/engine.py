@@ -171,12 +171,10 @@ class Engine:
         running = _Running(job, self._event_loop.create_future())
         number = self._begin(running)
         try:
-            async with asyncio.timeout(budget) as limit:
+            async with asyncio.timeout(budget):
                 outcome: Outcome = await running.answer
                 return outcome
         except TimeoutError:
-            if not limit.expired():  # the job's own function raised it
-                raise
             outcome = self._end_early(number, running)
             return outcome
         finally:
@@ -301,9 +299,7 @@ class Engine:
         self._submit()
 
     def _collect(self, turn: _Turn, future: Future[Labels]) -> None:
-        error = (
-            future.exception()
-        )  # raised here, it would keep this frame, and with it the inputs that it was raised on
+        error = future.exception()  # if it were raised, a cycle would keep the inputs that it was raised on
         if error is not None and turn.batch:
             self._retry(turn.batch, error)
         elif error is not None:  # it could not be taken
@@ -387,7 +383,6 @@ def _answer(answer: asyncio.Future[Any], outcome: object) -> None:
 def _refuse(answer: asyncio.Future[Any], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
-        answer.exception()  # whoever leaves now need not ask for it
 
 
 def _size(batch: tuple[Slice, ...]) -> int:

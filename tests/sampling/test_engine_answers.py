@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -47,8 +48,8 @@ def test_an_answer_that_is_known_when_the_budget_ends_is_given(bench: Bench) -> 
     _on(executor, scenario)
 
 
-def test_a_failure_that_is_known_when_the_budget_ends_is_told(bench: Bench) -> None:
-    """And is not an abstention for want of time."""
+def test_a_failure_that_is_known_when_the_budget_ends_is_told(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """And is not an abstention for want of time; nor does the event loop complain that nobody heard of it."""
     executor = bench.executor()
 
     def raises(*_: object) -> None:
@@ -64,6 +65,8 @@ def test_a_failure_that_is_known_when_the_budget_ends_is_told(bench: Bench) -> N
             await task
 
     _on(executor, scenario)
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_timeout_of_the_job_s_own_is_not_the_budget_s(bench: Bench) -> None:
