@@ -93,7 +93,7 @@ class Submitted:
         found = [labels_of(seed, piece.draws, piece.first, piece.count) for seed, piece in self.work]
         self.future.set_result(found)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Fail all of it, which has begun."""
         self.future.set_exception(error)
 

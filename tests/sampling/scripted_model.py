@@ -24,8 +24,8 @@ POISON = 6.0  # a draw with a pixel above it ends the process: impossible at sig
 class Scripted:
     """A linear classifier that does what files tell it.
 
-    It waits while there is a file `hold`, and fails once when there is one called `fail`. One batch takes `hold-one`
-    away and waits until there is `go`.
+    It waits while there is a file `hold`, and fails once when there is one called `fail`, or `exit` with what is no
+    Exception. One batch takes `hold-one` away and waits until there is `go`.
     """
 
     shape = SHAPE
@@ -42,6 +42,8 @@ class Scripted:
         self._wait(lambda: not (self._folder / "hold").exists())
         if self._taken("fail"):
             raise BackendFailed("told to")
+        if self._taken("exit"):
+            raise SystemExit("told to")
         if (pixels > POISON).any():
             os._exit(139)
         return np.asarray(self._linear.logits(pixels))

@@ -357,18 +357,20 @@ def test_a_batch_that_comes_back_after_the_event_loop_is_not_missed(
     assert not caplog.records
 
 
-def test_an_executor_that_cannot_take_work_ends_the_engine(bench: Bench) -> None:
+def test_an_executor_that_cannot_take_work_fails_every_job(bench: Bench) -> None:
+    """Those that run, and those that come after."""
     executor = bench.executor()
 
     def refuse(take: object) -> None:
         raise RuntimeError("the device is gone")
 
-    executor.submit = refuse  # type: ignore[assignment, method-assign]
-
     async def scenario(engine: Engine) -> None:
-        first = await _jobs(engine, bench, [1])
-        with pytest.raises(InternalError):
-            await first[1]
+        tasks = await _jobs(engine, bench, PLANS)
+        executor.submit = refuse  # type: ignore[assignment, method-assign]
+        executor.pending.pop(0).answer()
+        for task in tasks.values():
+            with pytest.raises(InternalError):
+                await task
         assert not engine.alive
         with pytest.raises(Unavailable):
             await engine.run(bench.job(2, *PLANS[2]))

@@ -115,7 +115,7 @@ def test_whatever_a_runtime_raises_is_a_failure_of_its_batch(bench: Bench) -> No
 
     def respond(submitted: Submitted) -> None:
         if POISON in submitted.seeds:
-            submitted.fail(SystemExit("of a runtime"))  # type: ignore[arg-type]
+            submitted.fail(SystemExit("of a runtime"))
         else:
             submitted.answer()
 

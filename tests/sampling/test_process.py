@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -210,6 +212,36 @@ def test_inputs_are_forgotten_there_too(executor: ProcessExecutor, early: bool) 
     while executor._sent and time.monotonic() < deadline:
         time.sleep(0.01)
     assert executor._sent == set()
+
+
+def test_an_input_is_not_kept_here_either(executor: ProcessExecutor) -> None:
+    """While the process has nothing to do, and whether garbage is collected or not."""
+
+    def ask() -> weakref.ref[Any]:
+        source = _source(1)
+        executor.submit(lambda: [(source, Slice(1, DrawSet.ESTIMATION, 0, 4))]).result(TIMEOUT)
+        executor.forget(1)
+        return weakref.ref(source.pixels)
+
+    gc.disable()
+    try:
+        pixels = ask()
+        deadline = time.monotonic() + 10.0
+        while pixels() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert pixels() is None
+    finally:
+        gc.enable()
+
+
+def test_whatever_a_runtime_raises_there_is_answered(executor: ProcessExecutor, process_folder: Path) -> None:
+    """An exception that is no Exception leaves nobody waiting, and the process alive."""
+    pid = executor.pid
+    (process_folder / "exit").touch()
+    with pytest.raises(BackendFailed, match="SystemExit: told to"):
+        _submit(executor, Slice(1, DrawSet.ESTIMATION, 0, 4)).result(30.0)
+    assert len(_submit(executor, Slice(1, DrawSet.ESTIMATION, 0, 4)).result(TIMEOUT)[0]) == 4
+    assert executor.pid == pid
 
 
 def test_closing_ends_the_process_and_fails_what_comes_after(make: Callable[[], Any]) -> None:
