@@ -18,8 +18,9 @@
 #define CELLS 65536 /* entries of the tables, one for each value of a uniform's high 16 bits */
 #define SENTINEL (-32768)
 #define LEVELS 255.0f
-#define GROUP 8    /* pixels that are written together */
-#define GROUPS 512 /* of which the undecided ones are settled together */
+#define GROUP 8  /* pixels that are written together */
+#define WORD 64  /* pixels, a bit for each in a word */
+#define WORDS 64 /* whose undecided pixels are settled together */
 
 typedef struct { /* as in certserve.noise.grid.RoundedGaussian */
     const int16_t *table;
@@ -78,10 +79,23 @@ static inline unsigned write_group(const Law *law, float *row, const uint8_t *pi
 #endif
 }
 
-static inline int lowest_bit(unsigned bits)
+/* The same of at most a word. */
+static inline uint64_t write_word(const Law *law, float *row, const uint8_t *pixels, Py_ssize_t count,
+                                  const uint8_t *cells)
+{
+    uint64_t undecided = 0;
+    int i = 0;
+    for (; i + GROUP <= count; i += GROUP)
+        undecided |= (uint64_t)write_group(law, row + i, pixels + i, cells + 2 * i) << i;
+    if (i < count)
+        undecided |= (uint64_t)write_some(law, row + i, pixels + i, (int)(count - i), cells + 2 * i) << i;
+    return undecided;
+}
+
+static inline int lowest_bit(uint64_t bits)
 {
 #ifdef __GNUC__
-    return __builtin_ctz(bits);
+    return __builtin_ctzll(bits);
 #else
     int i = 0;
     for (; !(bits & 1); bits >>= 1)
@@ -94,21 +108,14 @@ static inline int lowest_bit(unsigned bits)
 static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize_t dimension, const uint8_t *cells,
                      const uint8_t *low, Py_ssize_t slots)
 {
-    Py_ssize_t starts[GROUPS], first = 0;
-    unsigned bits[GROUPS];
-    while (first < dimension) { /* a processor cannot predict which pixels are undecided: they come afterwards */
-        int found = 0;
-        for (int k = 0; k < GROUPS && first < dimension; k++, first += GROUP) {
-            Py_ssize_t left = dimension - first;
-            starts[found] = first;
-            bits[found] = left >= GROUP
-                              ? write_group(law, row + first, pixels + first, cells + 2 * first)
-                              : write_some(law, row + first, pixels + first, (int)left, cells + 2 * first);
-            found += bits[found] != 0;
-        }
-        for (int k = 0; k < found; k++) {
-            for (unsigned more = bits[k]; more; more &= more - 1) {
-                Py_ssize_t i = starts[k] + lowest_bit(more);
+    uint64_t undecided[WORDS];
+    for (Py_ssize_t first = 0; first < dimension; first += WORD * WORDS) {
+        Py_ssize_t left = dimension - first, words = 0;
+        for (Py_ssize_t i = first; left > 0 && words < WORDS; i += WORD, left -= WORD)
+            undecided[words++] = write_word(law, row + i, pixels + i, left < WORD ? left : WORD, cells + 2 * i);
+        for (Py_ssize_t k = 0; k < words; k++) { /* a processor cannot predict where they are: they come afterwards */
+            for (uint64_t more = undecided[k]; more; more &= more - 1) {
+                Py_ssize_t i = first + WORD * k + lowest_bit(more);
                 if (slots-- == 0)
                     return 0;
                 row[i] = (float)(settle(law, cell_at(cells + 2 * i), low) + pixels[i]) / LEVELS;
