@@ -40,7 +40,7 @@ def test_each_runs_in_every_precision(name: str) -> None:
     assert {e.precision for e in found.executions if e.runtime == "torch"} == {"bfloat16", "float32"}
     first = ranked(found)[0]
     assert first.runtime != "torch"
-    assert backends.load(found, first).shapes[-1] == 64
+    assert 64 in backends.load(found, first).shapes
 
 
 @pytest.mark.parametrize("name", zoo.packaged())

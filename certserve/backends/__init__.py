@@ -14,7 +14,7 @@ from certserve.backends.checks import fingerprint
 from certserve.backends.choice import has_cuda, how_to_install, installed, ranked
 from certserve.backends.probes import probe_labels
 from certserve.backends.protocols import Backend, Batch, DrawingBackend, Source
-from certserve.backends.tuning import check_ladder, ladder_for
+from certserve.backends.tuning import check_shapes
 from certserve.bundle import Bundle, Execution
 from certserve.errors import BackendFailed, BundleError, ModelRefused
 from certserve.noise.arithmetic import Arithmetic
@@ -117,7 +117,7 @@ def _load(bundle: Bundle, chosen: Execution, trust: bool) -> LoadedExecution:
         )
     sigma = max(bundle.sigmas)
     try:
-        rows = check_ladder(backend, sigma, ladder_for(bundle.digests[chosen.file], backend.identity))
+        rows = check_shapes(backend, sigma, bundle.digests[chosen.file])
     except (BackendFailed, ModelRefused) as error:  # it fails where its number of rows is fixed
         raise ModelRefused(f"{bundle.path}: {error}") from error
     if chosen.probe_labels:

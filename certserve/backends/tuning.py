@@ -1,7 +1,8 @@
 """The numbers of rows that run fastest on this machine: measured by `certserve tune`, and kept for the user.
 
 Tuning changes no answer: only numbers of rows are tried that give the usual ones' logits to the last bit, so the
-fingerprint stays what it was. Without it a ladder is used that is good on most machines.
+fingerprint stays what it was. Without it a ladder is used that is good on most machines, and that goes on to larger
+batches where the classifier is quick.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from certserve.backends.probes import noisy_copies
 from certserve.backends.protocols import DrawingBackend
 from certserve.errors import BackendFailed, ModelRefused
 
-__all__ = ["Pace", "candidates_for", "check_ladder", "ladder_for", "measure", "remember"]
+__all__ = ["Pace", "candidates_for", "check_ladder", "check_shapes", "kept_ladder", "measure", "remember"]
 
 _log = logging.getLogger(__name__)
-_CANDIDATES = (16, 32, 64, 128, 256)
+_CANDIDATES = (16, 32, 64, 128, 256, 512)
+# What a batch costs beside the classifier is some .3 ms of Python, whatever its size.
+_QUICK = 0.016  # seconds: a batch that takes less may be twice as large
+_OF_QUICK_ONES = (128, 256)
 # For float32 cuDNN has other kernels for other numbers of rows, so that few may be mixed, and a small job may have to
 # pay for the largest: more rows would be faster still. The small ones are for large images.
 _CUDA_LADDERS = {"float32": (1, 8, 32, 256, 512, 1024), "bfloat16": (1, 8, 32, 256, 512, 1024, 2048, 4096, 8192)}
@@ -87,16 +91,32 @@ def measure(
     return table, (*(rows for rows in _usual(backend.identity) if rows < largest), largest)
 
 
-def candidates_for(backend: _Classifier, sigma: float) -> tuple[int, ...]:
+def candidates_for(
+    backend: _Classifier, sigma: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[int, ...]:
     """Largest numbers of rows that are worth trying, and give the logits that the usual ones give, bit for bit.
 
     Raises:
         ModelRefused: as `certserve.backends.checks.check_rows`, of the usual ones.
     """
-    usual = check_ladder(backend, sigma, _usual(backend.identity))
-    tried = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
+    usual = _check_usual(backend, sigma, clock)
+    tried: tuple[int, ...] = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
+    if usual.shapes[-1] in _OF_QUICK_ONES:  # with fewer rows there is more of what is not timed here
+        tried = tuple(rows for rows in tried if rows > usual.shapes[-1])
     equal = (rows for rows in tried if _gives(backend, sigma, rows, usual.logits))
     return tuple(sorted({usual.shapes[-1], *equal}))
+
+
+def check_shapes(
+    backend: _Classifier, sigma: float, digest: str, clock: Callable[[], float] = time.perf_counter
+) -> RowCheck:
+    """The numbers of rows to serve a model file with: the ladder kept for it here, else the usual one.
+
+    Raises:
+        ModelRefused, OutOfMemory: as `certserve.backends.checks.check_rows`.
+    """
+    kept = kept_ladder(digest, backend.identity)
+    return check_ladder(backend, sigma, kept) if kept else _check_usual(backend, sigma, clock)
 
 
 def check_ladder(backend: _Classifier, sigma: float, ladder: tuple[int, ...]) -> RowCheck:
@@ -106,22 +126,22 @@ def check_ladder(backend: _Classifier, sigma: float, ladder: tuple[int, ...]) ->
     return check_rows(backend, sigma, ladder, most_bytes=_CUDA_BATCH_BYTES)
 
 
-def ladder_for(digest: str, identity: Mapping[str, str]) -> tuple[int, ...]:
-    """The ladder kept for a model file and what runs it; the usual one where there is none that can be read."""
+def kept_ladder(digest: str, identity: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The ladder kept for a model file and what runs it; None where there is none that can be read."""
     try:
         path = _path(digest, identity)
     except RuntimeError:  # a user without a home
-        return _usual(identity)
+        return None
     try:
         ladder = tuple(int(rows) for rows in json.loads(path.read_text(encoding="utf-8"))["shapes"])
     except FileNotFoundError:
-        return _usual(identity)
+        return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         _log.warning("%s cannot be used (%s); run `certserve tune` again", path, error)
-        return _usual(identity)
+        return None
     if not ladder or list(ladder) != sorted(set(ladder)) or not 1 <= ladder[0] <= ladder[-1] <= _LARGEST_ROWS:
         _log.warning("%s holds no ladder of batch shapes; run `certserve tune` again", path)
-        return _usual(identity)
+        return None
     return ladder
 
 
@@ -144,6 +164,32 @@ def _gives(backend: _Classifier, sigma: float, rows: int, logits: npt.NDArray[np
         return np.array_equal(check_ladder(backend, sigma, (rows,)).logits, logits)
     except (BackendFailed, ModelRefused):  # no memory for so many, or they are not repeatable
         return False
+
+
+def _check_usual(backend: _Classifier, sigma: float, clock: Callable[[], float]) -> RowCheck:
+    """The usual ladder; a processor's goes on to batches of twice the rows while one takes little time.
+
+    Those that would not give the usual ones' logits to the last bit are left out: logits never depend on the clock.
+    """
+    found = check_ladder(backend, sigma, _usual(backend.identity))
+    shapes = found.shapes
+    for rows in _OF_QUICK_ONES if backend.identity["device"] == "cpu" else ():
+        if rows > 2 * shapes[-1] or not _is_quick(backend, sigma, shapes[-1], clock):
+            break
+        if _gives(backend, sigma, rows, found.logits):
+            shapes += (rows,)
+    return RowCheck(shapes, found.logits)
+
+
+def _is_quick(backend: _Classifier, sigma: float, rows: int, clock: Callable[[], float]) -> bool:
+    """Whether one of two batches of so many rows takes little time; something else may have slowed the other."""
+    pixels = noisy_copies(backend.shape, 0, rows, sigma)
+    for _ in range(2):
+        start = clock()
+        backend.logits(pixels)
+        if clock() - start < _QUICK:
+            return True
+    return False
 
 
 def _usual(identity: Mapping[str, str]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ SMALL_JOB = 2_000
 """Jobs of at most this many draws go ahead."""
 
 _SMALL_TURN = 32  # draws: a newcomer shares the next batch
-_LARGE_TURN = 64  # most batches of a CPU hold one job; those of a GPU are shared, since a job may end soon
+_LARGE_TURN = 128  # most batches of a CPU hold one job; those of a GPU are shared, since a job may end soon
 _LARGEST_CREDIT = 256.0  # rows: enough for a Predict at once
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from certserve import backends, bundle
 from certserve.backends.checks import LADDER
-from certserve.backends.tuning import candidates_for, check_ladder, ladder_for, measure, remember
+from certserve.backends.tuning import candidates_for, check_ladder, check_shapes, kept_ladder, measure, remember
 from certserve.errors import BackendFailed, OutOfMemory
 
 IDENTITY = {"runtime": "openvino", "device": "cpu", "threads": "1"}
@@ -103,39 +103,89 @@ def test_the_others_do_not_wait_for_a_thread_that_failed() -> None:
 
 def test_what_is_kept_is_found_again_for_the_same_file_and_machine_only() -> None:
     remember(DIGEST, IDENTITY, (1, 16))
-    assert ladder_for(DIGEST, dict(reversed(IDENTITY.items()))) == (1, 16)
-    assert ladder_for("e" * 64, IDENTITY) == LADDER
-    assert ladder_for(DIGEST, IDENTITY | {"threads": "2"}) == LADDER
+    assert kept_ladder(DIGEST, dict(reversed(IDENTITY.items()))) == (1, 16)
+    assert kept_ladder("e" * 64, IDENTITY) is None
+    assert kept_ladder(DIGEST, IDENTITY | {"threads": "2"}) is None
 
 
 class Rounding:
-    """A backend whose logits are others, by one bit, in batches of `odd` rows, and which has no memory for `large`."""
+    """A backend whose logits are others, by one bit, in batches of `odd` rows, and which has no memory for `large`.
+
+    By its clock a row takes so many seconds, whatever else is in the batch.
+    """
 
     shape = (1, 2, 2)
     parallel = 1
 
-    def __init__(self, device: str = "cpu", odd: int = 0, large: int = 1 << 20) -> None:
+    def __init__(self, device: str = "cpu", odd: int = 0, large: int = 1 << 20, seconds: float = 1.0) -> None:
         self.identity = IDENTITY | {"device": device}
-        self._odd, self._large = odd, large
+        self._odd, self._large, self._seconds = odd, large, seconds
+        self._now = 0.0
+
+    def clock(self) -> float:
+        return self._now
 
     def logits(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        self._now += self._seconds * len(pixels)
         if len(pixels) >= self._large:
             raise OutOfMemory("no")
         logits = pixels.reshape(len(pixels), 4)[:, :2]
         return np.nextafter(logits, np.float32(9)) if len(pixels) == self._odd else logits.copy()
 
 
+def _shapes(backend: Rounding) -> tuple[int, ...]:
+    return check_shapes(backend, 0.25, DIGEST, backend.clock).shapes
+
+
+def _candidates(backend: Rounding) -> tuple[int, ...]:
+    return candidates_for(backend, 0.25, backend.clock)
+
+
 def test_a_cuda_device_has_larger_batches() -> None:
-    assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA"})[-1] > LADDER[-1]
-    assert candidates_for(Rounding(), 0.25) == (16, 32, 64, 128, 256)
-    assert max(candidates_for(Rounding("NVIDIA"), 0.25)) == 16384
-    assert ladder_for(DIGEST, IDENTITY | {"device": "NVIDIA", "precision": "bfloat16"})[-1] == 8192
+    assert _shapes(Rounding("NVIDIA"))[-1] == 1024
+    assert _candidates(Rounding()) == (16, 32, 64, 128, 256, 512)
+    assert max(_candidates(Rounding("NVIDIA"))) == 16384
+    bfloat16 = Rounding("NVIDIA")
+    bfloat16.identity |= {"precision": "bfloat16"}
+    assert _shapes(bfloat16)[-1] == 8192
 
 
 def test_what_would_make_it_another_classifier_is_not_tried() -> None:
-    assert candidates_for(Rounding(odd=128), 0.25) == (16, 32, 64, 256)
-    assert candidates_for(Rounding(large=128), 0.25) == (16, 32, 64)
-    assert candidates_for(Rounding(odd=64), 0.25) == (64,)  # the usual largest decides what the classifier is
+    assert _candidates(Rounding(odd=128)) == (16, 32, 64, 256, 512)
+    assert _candidates(Rounding(large=128)) == (16, 32, 64)
+    assert _candidates(Rounding(odd=64)) == (64,)  # the usual largest decides what the classifier is
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [(16.1, LADDER), (15.9, (*LADDER, 128)), (8.1, (*LADDER, 128)), (7.9, (*LADDER, 128, 256))],
+)
+def test_a_quick_network_has_larger_batches(milliseconds: float, expected: tuple[int, ...]) -> None:
+    backend = Rounding(seconds=milliseconds / 64e3)
+    assert _shapes(backend) == expected
+    assert min(_candidates(backend)) == (expected[-1] if expected != LADDER else 16)
+    assert _shapes(Rounding("NVIDIA", seconds=0.0))[-1] == 1024
+
+
+def test_one_slow_batch_makes_no_network_slow() -> None:
+    class Starting(Rounding):
+        turns = itertools.count()
+
+        def clock(self) -> float:
+            self._now += 1.0 if next(self.turns) == 1 else 0.0
+            return self._now
+
+    assert _shapes(Starting(seconds=1e-6)) == (*LADDER, 128, 256)
+
+
+def test_the_clock_does_not_decide_what_the_logits_are() -> None:
+    slow, quick = Rounding(odd=128), Rounding(odd=128, seconds=0.0)
+    assert _shapes(quick) == LADDER
+    one, other = (check_shapes(backend, 0.25, DIGEST, backend.clock).logits for backend in (slow, quick))
+    np.testing.assert_array_equal(one, other)
+    assert _shapes(Rounding(odd=64, seconds=0.0)) == (64,)
+    assert _shapes(Rounding(large=256, seconds=0.0)) == (*LADDER, 128)
+    assert _shapes(Rounding(large=64, seconds=0.0)) == (1, 8, 32)
 
 
 def test_a_user_without_a_home_has_the_usual_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +194,7 @@ def test_a_user_without_a_home_has_the_usual_ladder(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", nowhere)
-    assert ladder_for(DIGEST, IDENTITY) == LADDER
+    assert kept_ladder(DIGEST, IDENTITY) is None
 
 
 @pytest.mark.parametrize(
@@ -154,7 +204,7 @@ def test_a_user_without_a_home_has_the_usual_ladder(monkeypatch: pytest.MonkeyPa
 def test_a_damaged_cache_costs_a_warning(contents: str, caplog: pytest.LogCaptureFixture) -> None:
     path = remember(DIGEST, IDENTITY, (1, 16))
     path.write_bytes(contents.encode("utf-8", "surrogateescape"))
-    assert ladder_for(DIGEST, IDENTITY) == LADDER
+    assert kept_ladder(DIGEST, IDENTITY) is None
     assert "certserve tune" in caplog.text
 
 
@@ -171,7 +221,7 @@ def test_a_tuned_execution_has_another_ladder_and_the_same_fingerprint(models: M
     before = backends.load(found)
     remember(found.digests[found.executions[0].file], before.facts.identity, (1, 24))
     after = backends.load(found)
-    assert (before.shapes, after.shapes) == (LADDER, (1, 24))
+    assert (before.shapes[: len(LADDER)], after.shapes) == (LADDER, (1, 24))
     assert before.fingerprint == after.fingerprint
 
 

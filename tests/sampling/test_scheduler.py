@@ -75,11 +75,12 @@ class TestWhatRunsNext:
         scheduler.add(1, n0=0, looks=[LARGE])
         assert _shares(scheduler.next_batch(ROWS)) == {1: ROWS}
 
-    def test_large_jobs_take_turns_of_64(self, scheduler: Scheduler) -> None:
+    def test_large_jobs_take_turns_of_128(self, scheduler: Scheduler) -> None:
         """A small batch is not cut in pieces, and a large one does not run far ahead of what a job may need."""
         for job in range(4):
             scheduler.add(job, n0=0, looks=[LARGE])
         assert [_shares(scheduler.next_batch(64)) for _ in range(5)] == [{0: 64}, {1: 64}, {2: 64}, {3: 64}, {0: 64}]
+        assert [_shares(scheduler.next_batch(128)) for _ in range(3)] == [{1: 128}, {2: 128}, {3: 128}]
         assert _shares(scheduler.next_batch(512)) == dict.fromkeys(range(4), 128)
 
     def test_small_jobs_share_a_batch_of_64(self, scheduler: Scheduler) -> None:
