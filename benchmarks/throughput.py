@@ -6,8 +6,8 @@
     art                     PyTorchRandomizedSmoothing of adversarial-robustness-toolbox, where that is installed
     in-process              certserve.open(bundle).certify, in each execution of the bundle
     served                  the same over gRPC
-    bare-64, bare-128       the execution's classifier alone, in batches of so many rows on all cores: no noise, no
-                            counting; the better of the two is the limit
+    bare-64, -128, -256     the execution's classifier alone, in batches of so many rows on all cores: no noise, no
+                            counting; the best of them is the limit
     product                 how fast OpenVINO multiplies large matrices at that precision, as draws of this network:
                             what the processor can do
 
@@ -46,7 +46,7 @@ from certserve.serving.config import Address, Config
 from certserve.serving.server import serving
 
 EAGER_BATCHES = (400, 1000)
-BARE_BATCHES = (64, 128)
+BARE_BATCHES = (64, 128, 256)
 NAMES = (
     *(f"eager-{batch}" for batch in EAGER_BATCHES),
     "art",
