@@ -53,14 +53,14 @@ class FusedNetwork:
             _merge_biases(block)
         folded = folded.folded(precision).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.description = network.description
-        self.mean, self.std, self.precision = folded.mean, folded.std, precision
+        self.mean, self.scale, self.precision = folded.mean, (1.0 / network.std).to(device), precision
         self.fused = device.type == "cuda"
         self._stem, self._head = folded.stem, folded.head
         self._blocks = [(block.first, block.second, block.shortcut) for block in folded.blocks]
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """The network's first step: pixels in [0, 1] plus noise, float32, to what `__call__` takes."""
-        rows: Tensor = ((pixels - self.mean) / self.std).to(self.precision)
+        rows: Tensor = ((pixels - self.mean) * self.scale).to(self.precision)
         return rows
 
     def __call__(self, normalised: Tensor) -> Tensor:
@@ -267,6 +267,6 @@ def read(path: Path, precision: str, device: torch.device | None = None) -> Cuda
 def _device_noise(network: ResidualNetwork, precision: torch.dtype, device: torch.device) -> DeviceNoise:
     from certserve.backends.device_noise import DeviceNoise  # needs Triton
 
-    noise = DeviceNoise(network.mean.to(device), network.std.to(device))
+    noise = DeviceNoise(network.mean.to(device), (1.0 / network.std).to(device))
     noise.check(network.description.shape, precision)
     return noise

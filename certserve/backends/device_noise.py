@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from certserve.backends.chacha_kernel import noisy_copies
+from certserve.backends.chacha_kernel import SEVERAL, noisy_copies
 from certserve.errors import BackendFailed
 from certserve.noise.chacha import blocks_of, chacha_key, uniforms
 from certserve.noise.grid import LEVELS, rounded_gaussian
@@ -41,17 +41,17 @@ class DeviceNoise:
     """Makes noisy copies in grid arithmetic, normalised for a network.
 
     Args:
-        mean, std: float32 (1, channels, 1, 1), on the device.
+        mean, scale: float32 (1, channels, 1, 1), on the device.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self._mean, self._std = mean.flatten().contiguous(), std.flatten().contiguous()
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        self._mean, self._scale = mean.flatten().contiguous(), scale.flatten().contiguous()
         self._laws: dict[float, _Law] = {}
 
     def write(
         self, rows: Tensor, key: Key, pixels: npt.NDArray[np.uint8], sigma: float, draws: str, first: int
     ) -> None:
-        """Queue the making of draws first, first + 1, ... of one set: ((pixels + noise) / 255 - mean) / std.
+        """Queue the making of draws first, first + 1, ... of one set: ((pixels + noise) / 255 - mean) * scale.
 
         Args:
             rows: (count, channels, height, width) on the device, float32 or bfloat16, channels_last.
@@ -93,17 +93,19 @@ class DeviceNoise:
         noise = lowest + np.searchsorted(thresholds, bits, side="right")
         sums = noise.reshape(-1, height, width, channels) + pixels.transpose(1, 2, 0)
         copies = torch.from_numpy(sums.astype(np.float32) / np.float32(LEVELS)).to(device)
-        if not torch.equal(rows.permute(0, 2, 3, 1), ((copies - self._mean) / self._std).to(precision)):
+        if not torch.equal(rows.permute(0, 2, 3, 1), ((copies - self._mean) * self._scale).to(precision)):
             raise BackendFailed("the noise that this device makes is not what it must be, bit for bit")
 
     def _law(self, table: npt.NDArray[np.int16], thresholds: npt.NDArray[np.uint64], lowest: int) -> _Law:
         starts = np.arange(_CELLS, dtype=np.uint64) << np.uint64(48)
         passed = np.append(np.searchsorted(thresholds, starts, side="right"), thresholds.size)
+        several = np.append(np.diff(passed) > 1, False)
+        padded = np.append(thresholds, np.uint64((1 << 64) - 1))
         return _Law(
             self._sent(table),
-            self._sent(passed.astype(np.int32)),
-            self._sent((thresholds >> _HALF).astype(np.uint32)),
-            self._sent((thresholds & np.uint64((1 << 32) - 1)).astype(np.uint32)),
+            self._sent((passed + SEVERAL * several).astype(np.int32)),
+            self._sent((padded >> _HALF).astype(np.uint32)),
+            self._sent((padded & np.uint64((1 << 32) - 1)).astype(np.uint32)),
             lowest,
             thresholds.size,
         )
@@ -121,11 +123,12 @@ class DeviceNoise:
             sent[: len(job)].view(torch.uint32),
             sent[len(job) :],
             self._mean,
-            self._std,
+            self._scale,
             *law,
             dimension,
             blocks,
             CHANNELS=len(pixels),
+            MIXED=blocks % len(pixels) != 0,
             BLOCKS=_BLOCKS,
             num_warps=1,
         )

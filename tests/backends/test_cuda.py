@@ -50,7 +50,7 @@ def network() -> Any:
 
 @pytest.fixture(scope="module")
 def noise(network: Any, device_noise: ModuleType, device: Any) -> Any:
-    return device_noise.DeviceNoise(network.mean.to(device), network.std.to(device))
+    return device_noise.DeviceNoise(network.mean.to(device), (1.0 / network.std).to(device))
 
 
 @pytest.fixture(scope="module")

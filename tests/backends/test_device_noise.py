@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from certserve.noise.keystream import Key
 torch = pytest.importorskip("torch")
 
 KEY = Key(b"one job's key, of thirty-2 bytes")
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+MEAN, SCALE = (0.4, 0.5, 0.6), (5.0, 4.0, 3.3)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def noise(device_noise: ModuleType, device: Any) -> Any:
 
 
 def a_noise(device_noise: ModuleType, channels: int, device: Any) -> Any:
-    values = (torch.tensor(each[:channels], device=device).view(1, channels, 1, 1) for each in (MEAN, STD))
+    values = (torch.tensor(each[:channels], device=device).view(1, channels, 1, 1) for each in (MEAN, SCALE))
     return device_noise.DeviceNoise(*values)
 
 
@@ -50,7 +51,8 @@ def written(noise: Any, pixels: npt.NDArray[np.uint8], sigma: float, first: int,
         ((1, 9, 7), 1.0, 5),
         ((3, 1, 1), 10.0, 2**32 - 1),  # draws on both sides of 2^32
         ((2, 17, 16), 0.001, 2**40),  # more blocks than a program has, most of their words past the end
-        ((1, 30, 30), 3.0, 1),
+        ((1, 30, 30), 3.0, 1),  # some cells have several thresholds
+        ((3, 9, 13), 1.0, 7),  # the words of a block are of different channels
     ],
 )
 def test_copies_are_those_of_the_reference(
@@ -62,9 +64,21 @@ def test_copies_are_those_of_the_reference(
     drawn = rounded_gaussian(sigma).settle(bits.reshape(-1))
     drawn = drawn.reshape(3, height, width, channels).transpose(0, 3, 1, 2)
     copies = (pixels.astype(np.int16) + drawn).astype(np.float32) / np.float32(255)
-    mean, std = (np.array(values[:channels], np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
+    mean, scale = (np.array(values[:channels], np.float32).reshape(-1, 1, 1) for values in (MEAN, SCALE))
     found = written(a_noise(device_noise, channels, device), pixels, sigma, first, 3)
-    np.testing.assert_array_equal(found, (copies - mean) / std)
+    np.testing.assert_array_equal(found, (copies - mean) * scale)
+
+
+def test_quotients_are_the_nearest_whatever_is_rounded_between(device_noise: ModuleType) -> None:
+    """The kernel multiplies by the two parts of 1 / 255; its compiler may round either product or none of them."""
+    kernel = importlib.import_module("certserve.backends.chacha_kernel")
+    high, low = (np.float32(part.value) for part in (kernel._HIGH_PART, kernel._LOW_PART))
+    totals = np.arange(-(1 << 15), 1 << 15).astype(np.float32)
+    exact = totals.astype(np.float64) * np.float64(high)
+    np.testing.assert_array_equal(totals * high, exact)
+    expected = totals / np.float32(255)
+    np.testing.assert_array_equal(totals * high + totals * low, expected)
+    np.testing.assert_array_equal((exact + totals.astype(np.float64) * np.float64(low)).astype(np.float32), expected)
 
 
 def test_a_draw_is_the_same_in_any_range(noise: Any) -> None:
@@ -88,9 +102,7 @@ class TestCheck:
 
         def law(*parts: object) -> Any:
             made = make(*parts)
-            changed = getattr(made, spoiled).clone()
-            changed.view(torch.uint8)[...] = 1
-            return made._replace(**{spoiled: changed})
+            return made._replace(**{spoiled: torch.zeros_like(getattr(made, spoiled))})
 
         monkeypatch.setattr(noise, "_law", law)
         with pytest.raises(BackendFailed, match="bit for bit"):
