@@ -182,13 +182,16 @@ def _check_usual(backend: _Classifier, sigma: float, clock: Callable[[], float])
 
 
 def _is_quick(backend: _Classifier, sigma: float, rows: int, clock: Callable[[], float]) -> bool:
-    """Whether one of two batches of so many rows takes little time; something else may have slowed the other."""
+    """Whether one of two batches of so many rows takes little time; something else may have slowed the other a bit."""
     pixels = noisy_copies(backend.shape, 0, rows, sigma)
     for _ in range(2):
         start = clock()
         backend.logits(pixels)
-        if clock() - start < _QUICK:
+        seconds = clock() - start
+        if seconds < _QUICK:
             return True
+        if seconds > 3 * _QUICK:
+            return False
     return False
 
 

@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import betabinom
 
 from certserve.errors import BundleError
 
@@ -81,6 +80,8 @@ def false_positive_interval(rate: float, validation: int, images: int, level: fl
     The threshold was itself estimated, so that the law is the beta-binomial one: of the k-th largest of N scores
     without ties, the share that exceeds it is Beta(k, N + 1 - k).
     """
+    from scipy.stats import betabinom  # takes a second, and no server needs it
+
     rank = math.floor(_exact(rate) * (validation + 1))
     law = betabinom(images, rank, validation + 1 - rank)
     return int(law.ppf((1 - level) / 2)), int(law.ppf((1 + level) / 2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from certserve.backends import Backend, ExecutionFacts, LoadedExecution
 from certserve.backends.checks import check_rows, fingerprint
 from certserve.backends.choice import ranked
 from certserve.backends.reconstruction import LoadedAutoencoder, load_autoencoder
-from certserve.bundle import Bundle, Detector
+from certserve.bundle import Bundle, Detector, Magnet
 from certserve.defences.calibration import Calibration
 from certserve.defences.divergence import jensen_shannon
 from certserve.errors import BundleError
@@ -137,14 +138,21 @@ def load_magnet(bundle: Bundle, *, trust: bool = False, serving: LoadedExecution
     if magnet is None:
         raise BundleError(f"{bundle.path} has no MagNet; make one with `certserve train magnet --bundle {bundle.path}`")
     detectors = [(detector, _calibration(bundle, detector)) for detector in magnet.detectors]
-    autoencoders = {entry.name: load_autoencoder(bundle, entry) for entry in magnet.autoencoders}
-    compared = any(detector.kind == "jsd" for detector in magnet.detectors)
-    classifier = None
-    if compared and serving is not None and serving.facts.identity.get("precision") == magnet.precision:
-        classifier = serving
-    elif compared:
-        classifier = classifier_of(bundle, magnet.precision, trust=trust)
-    return LoadedMagnet(autoencoders, detectors, magnet.reformer or None, classifier)
+    with ThreadPoolExecutor(1) as beside:  # a load keeps one core busy
+        loading = beside.submit(_compared_with, bundle, magnet, trust, serving)
+        autoencoders = {entry.name: load_autoencoder(bundle, entry) for entry in magnet.autoencoders}
+        return LoadedMagnet(autoencoders, detectors, magnet.reformer or None, loading.result())
+
+
+def _compared_with(
+    bundle: Bundle, magnet: Magnet, trust: bool, serving: LoadedExecution | None
+) -> LoadedExecution | None:
+    """The classifier whose answers divergences are of, where there are any."""
+    if all(detector.kind != "jsd" for detector in magnet.detectors):
+        return None
+    if serving is not None and serving.facts.identity.get("precision") == magnet.precision:
+        return serving
+    return classifier_of(bundle, magnet.precision, trust=trust)
 
 
 def classifier_of(bundle: Bundle, precision: str, *, trust: bool = False) -> LoadedExecution:

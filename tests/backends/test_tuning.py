@@ -169,13 +169,16 @@ def test_a_quick_network_has_larger_batches(milliseconds: float, expected: tuple
 
 def test_one_slow_batch_makes_no_network_slow() -> None:
     class Starting(Rounding):
-        turns = itertools.count()
+        def __init__(self, seconds: float, delay: float = 0.04) -> None:
+            super().__init__(seconds=seconds)
+            self._turns, self._delay = itertools.count(), delay
 
         def clock(self) -> float:
-            self._now += 1.0 if next(self.turns) == 1 else 0.0
+            self._now += self._delay if next(self._turns) == 1 else 0.0
             return self._now
 
     assert _shapes(Starting(seconds=1e-6)) == (*LADDER, 128, 256)
+    assert _shapes(Starting(seconds=1e-6, delay=3.1 * 0.016)) == LADDER  # of which a second run would take too long
 
 
 def test_the_clock_does_not_decide_what_the_logits_are() -> None:

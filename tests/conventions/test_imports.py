@@ -53,6 +53,12 @@ def test_importing_loads_no_more_than_it_must(python: Any, statement: str, absen
     assert loaded & absent == set()
 
 
+def test_a_server_does_not_import_scipys_distributions(python: Any) -> None:
+    """They take a second to import, of the few that a server takes to start."""
+    done = python("-c", "import sys, certserve.serving.server; print('scipy.stats' in sys.modules)")
+    assert done.stdout.split() == ["False"], done.stderr
+
+
 def test_every_public_name_resolves() -> None:
     for name in certserve.__all__:
         assert getattr(certserve, name) is not None
