@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _CANDIDATES = (16, 32, 64, 128, 256, 512)
 # What a batch costs beside the classifier is some .3 ms of Python, whatever its size.
 _QUICK = 0.016  # seconds: a batch that takes less may be twice as large
-_OF_QUICK_ONES = (128, 256)
+_OF_QUICK_ONES = (128,)  # with 256 a Predict beside large Certifies would take twice as long
 # For float32 cuDNN has other kernels for other numbers of rows, so that few may be mixed, and a small job may have to
 # pay for the largest: more rows would be faster still. The small ones are for large images.
 _CUDA_LADDERS = {"float32": (1, 8, 32, 256, 512, 1024), "bfloat16": (1, 8, 32, 256, 512, 1024, 2048, 4096, 8192)}

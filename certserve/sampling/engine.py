@@ -257,9 +257,14 @@ class Engine:
         """Whether the next batch may not begin yet: a slice that failed runs with nothing beside it."""
         return self._begun > 0 and (self._retrying or self._scheduler.has_returned)
 
-    def _rows(self) -> int:
-        """How many draws the next batch may hold."""
+    def _most_rows(self) -> int:
+        """How many draws a batch may hold."""
         return self._executor.half_batch if self._may_end_soon() else self._executor.largest_batch
+
+    def _rows(self) -> int:
+        """How many the next one may: half, where the threads that run nothing take all that waits so, and sooner."""
+        idle, half = max(1, self._executor.parallel - self._begun), self._executor.half_batch
+        return half if self._scheduler.waiting <= idle * half else self._most_rows()
 
     def _may_end_soon(self) -> bool:
         """Whether a single job runs, which looks at its votes before the last draw, and has only begun."""
@@ -273,13 +278,13 @@ class Engine:
         with self._lock:
             if self._stopped or self._must_wait():
                 return ()
-            rows, again = self._rows(), self._scheduler.has_returned
+            rows, most, again = self._rows(), self._most_rows(), self._scheduler.has_returned
             turn.batch = self._scheduler.next_batch(rows)
             if not turn.batch:
                 return ()
             self._begun += 1
             self._retrying = again
-            turn.full = _size(turn.batch) >= rows
+            turn.full = _size(turn.batch) >= most
             return [(self._running[piece.job].job.source, piece) for piece in turn.batch]
 
     def _back(self, turn: _Turn, future: Future[Labels]) -> None:

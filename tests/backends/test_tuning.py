@@ -158,7 +158,7 @@ def test_what_would_make_it_another_classifier_is_not_tried() -> None:
 
 @pytest.mark.parametrize(
     ("milliseconds", "expected"),
-    [(16.1, LADDER), (15.9, (*LADDER, 128)), (8.1, (*LADDER, 128)), (7.9, (*LADDER, 128, 256))],
+    [(16.1, LADDER), (15.9, (*LADDER, 128)), (8.1, (*LADDER, 128)), (7.9, (*LADDER, 128))],
 )
 def test_a_quick_network_has_larger_batches(milliseconds: float, expected: tuple[int, ...]) -> None:
     backend = Rounding(seconds=milliseconds / 64e3)
@@ -177,7 +177,7 @@ def test_one_slow_batch_makes_no_network_slow() -> None:
             self._now += self._delay if next(self._turns) == 1 else 0.0
             return self._now
 
-    assert _shapes(Starting(seconds=1e-6)) == (*LADDER, 128, 256)
+    assert _shapes(Starting(seconds=1e-6)) == (*LADDER, 128)
     assert _shapes(Starting(seconds=1e-6, delay=3.1 * 0.016)) == LADDER  # of which a second run would take too long
 
 

@@ -22,7 +22,7 @@ def test_it_keeps_a_ladder_that_is_used_from_then_on(cli: Any, half: Path, cache
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     tried = {int(rows) for rows in said["draws_per_second"]}
-    assert tried in ({256, 512}, {128, 256, 512}, {16, 32, 64, 128, 256, 512})  # the more rows, the quicker it seems
+    assert tried in ({128, 256, 512}, {16, 32, 64, 128, 256, 512})  # without the small ones, where it seems quick
     assert list(backends.load(bundle.read(half)).shapes) == said["shapes"]
     (kept,) = (cache / "certserve" / "shapes").iterdir()
     assert json.loads(kept.read_text(encoding="utf-8"))["shapes"] == said["shapes"]

@@ -52,14 +52,34 @@ def test_as_many_batches_as_run_are_asked_for(bench: Bench, parallel: int) -> No
 def test_no_more_batches_than_the_draws_fill_are_asked_for(bench: Bench, parallel: int) -> None:
     """Else threads are woken for nothing."""
     executor = bench.executor(ROWS, parallel, ahead=None)
+    few = executor.half_batch + 1
 
     async def scenario(engine: Engine) -> None:
-        task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (ROWS + 1,))))
+        task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (few,))))
         await executor.settle()
         assert len(executor.pending) == min(parallel, 2)
         await executor.finish()
-        assert await task == bench.evidence(SMALL, 0, (ROWS + 1,))
-        assert len(executor.history) == 2
+        assert await task == bench.evidence(SMALL, 0, (few,))
+        assert len(executor.history) == min(parallel, 2)
+
+    _on(executor, scenario)
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_what_little_waits_is_shared_by_those_that_run_nothing(bench: Bench, parallel: int) -> None:
+    """One that takes a whole batch, while the others have none, answers later than it could."""
+    executor = bench.executor(ROWS, parallel, ahead=None)
+
+    async def scenario(engine: Engine) -> None:
+        task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (ROWS,))))
+        await executor.settle()
+        for submitted in list(executor.pending):
+            submitted.begin()
+        sizes = [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
+        assert sizes == ([ROWS] if parallel == 1 else [ROWS // 2] * 2)
+        await executor.finish()
+        assert await task == bench.evidence(SMALL, 0, (ROWS,))
+        assert bool(engine._pace.rate) == (parallel == 1), "full batches alone tell how fast the device is"
 
     _on(executor, scenario)
 
