@@ -263,7 +263,7 @@ class Engine:
 
     def _rows(self) -> int:
         """How many the next one may: half, where the threads that run nothing take all that waits so, and sooner."""
-        idle, half = max(1, self._executor.parallel - self._begun), self._executor.half_batch
+        idle, half = self._executor.parallel - self._begun, self._executor.half_batch
         return half if self._scheduler.waiting <= idle * half else self._most_rows()
 
     def _may_end_soon(self) -> bool:

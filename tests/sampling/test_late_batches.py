@@ -84,6 +84,23 @@ def test_what_little_waits_is_shared_by_those_that_run_nothing(bench: Bench, par
     _on(executor, scenario)
 
 
+def test_the_last_that_runs_nothing_takes_all_that_waits(bench: Bench) -> None:
+    executor = bench.executor(ROWS, 2, ahead=None)
+    draws = ROWS + executor.half_batch + 1
+
+    async def scenario(engine: Engine) -> None:
+        task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (draws,))))
+        await executor.settle()
+        for submitted in list(executor.pending):
+            submitted.begin()
+        sizes = [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
+        assert sizes == [ROWS, draws - ROWS]
+        await executor.finish()
+        assert await task == bench.evidence(SMALL, 0, (draws,))
+
+    _on(executor, scenario)
+
+
 @pytest.mark.parametrize("parallel", [1, 2, 4])
 def test_a_small_job_is_in_the_next_batch_that_begins(bench: Bench, parallel: int) -> None:
     executor = bench.executor(ROWS, parallel, ahead=None)
