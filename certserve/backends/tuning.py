@@ -32,9 +32,9 @@ __all__ = ["Pace", "candidates_for", "check_ladder", "check_shapes", "kept_ladde
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = (16, 32, 64, 128, 256, 512)
-# What a batch costs beside the classifier is some .3 ms of Python, whatever its size.
-_QUICK = 0.016  # seconds: a batch that takes less may be twice as large
-_OF_QUICK_ONES = (128,)  # with 256 a Predict beside large Certifies would take twice as long
+# Bookkeeping costs a batch as much whatever its size. With 256 rows a Predict beside large Certifies takes twice as long.
+_QUICK = 0.016  # seconds: a usual batch that takes less may be twice as large
+_QUICK_ROWS = 2 * LADDER[-1]
 # For float32 cuDNN has other kernels for other numbers of rows, so that few may be mixed, and a small job may have to
 # pay for the largest: more rows would be faster still. The small ones are for large images.
 _CUDA_LADDERS = {"float32": (1, 8, 32, 256, 512, 1024), "bfloat16": (1, 8, 32, 256, 512, 1024, 2048, 4096, 8192)}
@@ -101,7 +101,9 @@ def candidates_for(
     """
     usual = _check_usual(backend, sigma, clock)
     tried: tuple[int, ...] = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
-    if usual.shapes[-1] in _OF_QUICK_ONES:  # with fewer rows there is more of what is not timed here
+    if (
+        usual.shapes[-1] == _QUICK_ROWS and backend.identity["device"] == "cpu"
+    ):  # with fewer rows there is more of what is not timed here
         tried = tuple(rows for rows in tried if rows > usual.shapes[-1])
     equal = (rows for rows in tried if _gives(backend, sigma, rows, usual.logits))
     return tuple(sorted({usual.shapes[-1], *equal}))
@@ -167,18 +169,16 @@ def _gives(backend: _Classifier, sigma: float, rows: int, logits: npt.NDArray[np
 
 
 def _check_usual(backend: _Classifier, sigma: float, clock: Callable[[], float]) -> RowCheck:
-    """The usual ladder; a processor's goes on to batches of twice the rows while one takes little time.
+    """The usual ladder; a processor's goes on to batches of twice the rows where the usual one takes little time.
 
-    Those that would not give the usual ones' logits to the last bit are left out: logits never depend on the clock.
+    These are left out where they would not give the others' logits to the last bit: logits never depend on the clock.
     """
     found = check_ladder(backend, sigma, _usual(backend.identity))
-    shapes = found.shapes
-    for rows in _OF_QUICK_ONES if backend.identity["device"] == "cpu" else ():
-        if rows > 2 * shapes[-1] or not _is_quick(backend, sigma, shapes[-1], clock):
-            break
-        if _gives(backend, sigma, rows, found.logits):
-            shapes += (rows,)
-    return RowCheck(shapes, found.logits)
+    if backend.identity["device"] != "cpu" or found.shapes[-1] != LADDER[-1]:
+        return found
+    if _is_quick(backend, sigma, LADDER[-1], clock) and _gives(backend, sigma, _QUICK_ROWS, found.logits):
+        return RowCheck((*found.shapes, _QUICK_ROWS), found.logits)
+    return found
 
 
 def _is_quick(backend: _Classifier, sigma: float, rows: int, clock: Callable[[], float]) -> bool:

@@ -65,6 +65,13 @@ def test_no_more_batches_than_the_draws_fill_are_asked_for(bench: Bench, paralle
     _on(executor, scenario)
 
 
+def _sizes(executor: ScriptedExecutor) -> list[int]:
+    """The draws of each batch that was asked for, once all have begun."""
+    for submitted in executor.pending:
+        submitted.begin()
+    return [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
+
+
 @pytest.mark.parametrize("parallel", [1, 2, 4])
 def test_what_little_waits_is_shared_by_those_that_run_nothing(bench: Bench, parallel: int) -> None:
     """One that takes a whole batch, while the others have none, answers later than it could."""
@@ -73,10 +80,7 @@ def test_what_little_waits_is_shared_by_those_that_run_nothing(bench: Bench, par
     async def scenario(engine: Engine) -> None:
         task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (ROWS,))))
         await executor.settle()
-        for submitted in list(executor.pending):
-            submitted.begin()
-        sizes = [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
-        assert sizes == ([ROWS] if parallel == 1 else [ROWS // 2] * 2)
+        assert _sizes(executor) == ([ROWS] if parallel == 1 else [ROWS // 2] * 2)
         await executor.finish()
         assert await task == bench.evidence(SMALL, 0, (ROWS,))
         assert bool(engine._pace.rate) == (parallel == 1), "full batches alone tell how fast the device is"
@@ -91,10 +95,7 @@ def test_the_last_that_runs_nothing_takes_all_that_waits(bench: Bench) -> None:
     async def scenario(engine: Engine) -> None:
         task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (draws,))))
         await executor.settle()
-        for submitted in list(executor.pending):
-            submitted.begin()
-        sizes = [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
-        assert sizes == [ROWS, draws - ROWS]
+        assert _sizes(executor) == [ROWS, draws - ROWS]
         await executor.finish()
         assert await task == bench.evidence(SMALL, 0, (draws,))
 
