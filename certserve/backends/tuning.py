@@ -32,7 +32,7 @@ __all__ = ["Pace", "candidates_for", "check_ladder", "check_shapes", "kept_ladde
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = (16, 32, 64, 128, 256, 512)
-# Bookkeeping costs a batch as much whatever its size. With 256 rows a Predict beside large Certifies takes twice as long.
+# Bookkeeping costs a batch as much whatever its size; but the more rows, the longer a Predict beside Certifies takes.
 _QUICK = 0.016  # seconds: a usual batch that takes less may be twice as large
 _QUICK_ROWS = 2 * LADDER[-1]
 # For float32 cuDNN has other kernels for other numbers of rows, so that few may be mixed, and a small job may have to
@@ -101,9 +101,7 @@ def candidates_for(
     """
     usual = _check_usual(backend, sigma, clock)
     tried: tuple[int, ...] = _CANDIDATES if backend.identity["device"] == "cpu" else _CUDA_CANDIDATES
-    if (
-        usual.shapes[-1] == _QUICK_ROWS and backend.identity["device"] == "cpu"
-    ):  # with fewer rows there is more of what is not timed here
+    if usual.shapes[-1] == _QUICK_ROWS:  # with fewer rows there is more of what is not timed here
         tried = tuple(rows for rows in tried if rows > usual.shapes[-1])
     equal = (rows for rows in tried if _gives(backend, sigma, rows, usual.logits))
     return tuple(sorted({usual.shapes[-1], *equal}))
