@@ -36,7 +36,9 @@ def runtimes() -> dict[str, str]:
     found["onnxruntime"] = " and ".join(owners) or "not installed"
     if owners:
         found["onnxruntime providers"] = _providers()
-    found["noise"] = "compiled" if grid.COMPILED else "numpy (there was no C compiler at installation; it is slower)"
+    found["noise"] = (
+        "compiled" if grid.COMPILED else "numpy (it could not be compiled, or needs AES instructions; slower)"
+    )
     return found
 
 

@@ -6,12 +6,11 @@ import numpy.typing as npt
 def write(
     rows: npt.NDArray[np.float32],
     pixels: npt.NDArray[np.uint8],
-    cells: npt.NDArray[np.uint16],
-    stride: int,
-    low: npt.NDArray[np.uint64],
+    cells: bytes,
+    further: bytes,
+    first: int,
     slots: int,
     table: npt.NDArray[np.int16],
-    passed: npt.NDArray[np.uint16],
     thresholds: npt.NDArray[np.uint64],
     lowest: int,
 ) -> bool:
@@ -19,10 +18,11 @@ def write(
 
     Args:
         rows: contiguous (count, dimension), overwritten. pixels: dimension values.
-        cells: high 16 bits, `stride` a draw, of which the first `dimension` count.
-        low: words of which the low 48 bits count, `slots` a draw.
-        table, passed, thresholds, lowest: of the `RoundedGaussian`.
+        cells: 16-byte key of the stream that has 16 bits for each pixel, a whole number of blocks for each draw.
+        further: of that which has 8 bytes for each slot, of which the low 48 bits count.
+        first: the first row's draw. slots: how many undecided pixels a draw may have, even.
+        table, thresholds, lowest: of the `RoundedGaussian`.
 
     Raises:
-        ValueError: the sizes do not belong together. TypeError: rows cannot be written to as they lie.
+        ValueError: the arguments do not belong together. TypeError: rows cannot be written to as they lie.
     """

@@ -9,7 +9,7 @@ T[j] = floor(2^64 Phi((j + 1/2) / (255 sigma))). The high 16 bits decide in most
 cells that straddle a threshold hold a sentinel and are settled with 48 further bits of a disjoint domain of the
 stream, addressed by the draw and the pixel's place among the draw's undecided ones.
 
-What is said here with numpy is done in one pass by `_rows.c`, where that was compiled.
+What is said here with numpy is done in one pass by `_rows.c`, where that was compiled and the processor can run it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import numpy.typing as npt
 from mpmath import MPContext
 
 from certserve.noise.keystream import Key, stream_bytes
+from certserve.noise.stretches import stretches
 
 try:
     from certserve.noise import _rows
-except ImportError:  # there was no C compiler when the package was installed
+except ImportError:  # no C compiler when the package was installed, or no instructions for AES
     _rows = None  # type: ignore[assignment]
 
 __all__ = ["COMPILED", "LARGEST_SIGMA", "LEVELS", "GridNoise", "RoundedGaussian", "rounded_gaussian"]
@@ -57,7 +58,6 @@ class RoundedGaussian:
         lowest: the smallest value drawn.
         thresholds: uint64; value lowest + i is drawn for thresholds[i - 1] <= U < thresholds[i].
         table: int16 of 65,536 entries: the value that the high 16 bits decide, or the sentinel.
-        passed: uint16 of 65,536 entries: how many thresholds lie at or below the cell's start, all but one at most.
         undecided: the share of the table's entries that are the sentinel.
         total_variation: an upper bound on the distance of the drawn law from the exact rounded Gaussian.
     """
@@ -66,18 +66,12 @@ class RoundedGaussian:
     lowest: int
     thresholds: npt.NDArray[np.uint64]
     table: npt.NDArray[np.int16]
-    passed: npt.NDArray[np.uint16]
     undecided: float
     total_variation: float
 
     def settle(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
         """The value for each 64-bit uniform."""
-        index = self.passed.take((bits >> np.uint64(48)).astype(np.intp)).astype(np.intp)
-        index += self.thresholds.take(index) <= bits
-        # The few whose cell straddles several thresholds are searched for.
-        further = np.flatnonzero(self.thresholds.take(index, mode="clip") <= bits)
-        index[further] = np.searchsorted(self.thresholds, bits[further], side="right")
-        return (index + self.lowest).astype(np.int16)
+        return (np.searchsorted(self.thresholds, bits, side="right") + self.lowest).astype(np.int16)
 
 
 @lru_cache(maxsize=16)
@@ -94,11 +88,9 @@ def rounded_gaussian(sigma: float) -> RoundedGaussian:
     upper = [(1 << 64) + -tail // _STEP for tail in tails[:-1]]
     thresholds = np.array(lower[::-1] + upper, dtype=np.uint64)
     lowest = -len(lower)
-    at_start, at_end = _passed(thresholds)
-    table = np.where(at_start == at_end, at_start + lowest, _SENTINEL).astype(np.int16)
-    passed = np.minimum(at_start, max(thresholds.size - 1, 0)).astype(np.uint16)
+    table = _table(thresholds, lowest)
     undecided = np.count_nonzero(table == _SENTINEL) / table.size
-    return RoundedGaussian(sigma, lowest, thresholds, table, passed, undecided, _total_variation(tails))
+    return RoundedGaussian(sigma, lowest, thresholds, table, undecided, _total_variation(tails))
 
 
 def _tail_masses(sigma: float) -> list[int]:
@@ -127,11 +119,12 @@ def _total_variation(tails: list[int]) -> float:
     return math.ldexp(excess + cut_off, -_PHI_BITS) * (1.0 + 1e-9)
 
 
-def _passed(thresholds: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """For each value of the high 16 bits: how many thresholds lie at or below its first and its last number."""
+def _table(thresholds: npt.NDArray[np.uint64], lowest: int) -> npt.NDArray[np.int16]:
+    """For each value of the high 16 bits: the value that its first and its last number have in common, if any."""
     starts = np.arange(65536, dtype=np.uint64) << np.uint64(48)
     ends = starts | _LOW_48
-    return np.searchsorted(thresholds, starts, side="right"), np.searchsorted(thresholds, ends, side="right")
+    at_start, at_end = (np.searchsorted(thresholds, bits, side="right") for bits in (starts, ends))
+    return np.where(at_start == at_end, at_start + lowest, _SENTINEL).astype(np.int16)
 
 
 class GridNoise:
@@ -151,10 +144,13 @@ class GridNoise:
 
     def write(self, domain: str, first: int, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32]) -> None:
         """Fill `rows`, contiguous (count, dimension), with draws first, first + 1, ... added to `pixels`, over 255."""
-        if not self._write_compiled(domain, first, pixels, rows):
-            noise = self.draws(domain, first, len(rows))
-            np.add(noise, pixels.reshape(-1).astype(np.int16), out=noise)
-            np.divide(noise, np.float32(LEVELS), out=rows, dtype=np.float32, casting="unsafe")
+        if self._write_compiled(domain, first, pixels, rows):
+            return
+        values = pixels.reshape(-1).astype(np.int16)
+        for start, some in stretches(first, rows):
+            noise = self.draws(domain, start, len(some))
+            np.add(noise, values, out=noise)
+            np.divide(noise, np.float32(LEVELS), out=some, dtype=np.float32, casting="unsafe")
 
     def _write_compiled(
         self, domain: str, first: int, pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32]
@@ -162,10 +158,9 @@ class GridNoise:
         """The same; False where it cannot be done, or some draw has more undecided pixels than slots."""
         if _rows is None:
             return False
-        law, count = self._law, len(rows)
-        cells, low = self._cells(domain, first, count), self._further(domain, first, count)
-        tables = law.table, law.passed, law.thresholds, law.lowest
-        return _rows.write(rows, pixels, cells, self._stride, low, self._slots, *tables)
+        law = self._law
+        keys = self._key.domain(f"{domain}/cells"), self._key.domain(f"{domain}/settle")
+        return _rows.write(rows, pixels, *keys, first, self._slots, law.table, law.thresholds, law.lowest)
 
     def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.int16]:
         """Noise of draws first..first + count - 1 of one set, as int16 of shape (count, dimension), in 1/255.
@@ -173,7 +168,7 @@ class GridNoise:
         Draw i is the same alone, in any range, and in any batch.
         """
         d, stride = self._dimension, self._stride
-        cells = self._cells(domain, first, count)
+        cells = stream_bytes(self._key.domain(f"{domain}/cells"), first * 2 * stride, count * 2 * stride).view("<u2")
         noise = np.take(self._law.table, cells.reshape(count, stride)[:, :d])
         undecided = np.flatnonzero(noise == _SENTINEL)
         counts = np.diff(np.searchsorted(undecided, d * np.arange(count + 1)))  # of each draw
@@ -182,16 +177,6 @@ class GridNoise:
         noise.reshape(-1)[undecided] = self._law.settle(high_bits | self._low_bits(domain, first, counts))
         return noise
 
-    def _cells(self, domain: str, first: int, count: int) -> npt.NDArray[np.uint16]:
-        """The high 16 bits of each pixel, `_stride` a draw."""
-        stride = 2 * self._stride
-        return stream_bytes(self._key.domain(f"{domain}/cells"), first * stride, count * stride).view("<u2")
-
-    def _further(self, domain: str, first: int, count: int) -> npt.NDArray[np.uint64]:
-        """Words whose low 48 bits are for undecided pixels, `_slots` a draw."""
-        stride = 8 * self._slots
-        return stream_bytes(self._key.domain(f"{domain}/settle"), first * stride, count * stride).view("<u8")
-
     def _low_bits(self, domain: str, first: int, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
         """48 further bits for each undecided pixel, of which each draw has so many.
 
@@ -199,7 +184,7 @@ class GridNoise:
         slots for all but a negligible share of draws; a draw with more goes on in a stream of its own.
         """
         slots, rows = self._slots, np.arange(counts.size)
-        raw = self._further(domain, first, rows.size)
+        raw = stream_bytes(self._key.domain(f"{domain}/settle"), first * 8 * slots, 8 * slots * rows.size).view("<u8")
         starts = np.cumsum(counts) - counts
         low: npt.NDArray[np.uint64] = raw.take(
             np.arange(counts.sum()) + np.repeat(slots * rows - starts, counts), mode="clip"

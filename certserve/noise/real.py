@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from certserve.noise.keystream import Key, stream_bytes
+from certserve.noise.stretches import stretches
 
 __all__ = ["RealNoise", "round_sum", "total_variation"]
 
@@ -31,6 +32,12 @@ class RealNoise:
         self._key = key
         self._sigma = sigma
         self._dimension = dimension
+
+    def write(self, domain: str, first: int, pixels: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> None:
+        """Fill `rows`, (count, dimension), with draws first, first + 1, ... added to `pixels`: see `round_sum`."""
+        values = pixels.reshape(-1).astype(np.float64)
+        for start, some in stretches(first, rows):
+            some[...] = round_sum(values, self.draws(domain, start, len(some)))
 
     def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.float64]:
         """Noise of draws first..first + count - 1 of one set, as float64 of shape (count, dimension).

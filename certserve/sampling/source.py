@@ -10,11 +10,9 @@ import numpy.typing as npt
 from certserve.noise.arithmetic import Arithmetic
 from certserve.noise.grid import GridNoise
 from certserve.noise.keystream import Key
-from certserve.noise.real import RealNoise, round_sum
+from certserve.noise.real import RealNoise
 
 __all__ = ["DrawSource"]
-
-_VALUES_AT_ONCE = 1 << 18  # what the intermediate arrays hold stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,14 +31,8 @@ class DrawSource:
 
     def write(self, draws: str, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Fill `rows`, (count, dimension), with draws first, first + 1, ... of a set: pixels in [0, 1] plus noise."""
-        at_once = max(1, _VALUES_AT_ONCE // self.pixels.size)
-        for start in range(0, len(rows), at_once):
-            self._write(draws, first + start, rows[start : start + at_once])
-
-    def _write(self, draws: str, first: int, rows: npt.NDArray[np.float32]) -> None:
         flat = self.pixels.reshape(-1)
         if self.arithmetic is Arithmetic.GRID:
             GridNoise(self.key, self.sigma, flat.size).write(draws, first, flat.astype(np.uint8, copy=False), rows)
         else:
-            normals = RealNoise(self.key, self.sigma, flat.size).draws(draws, first, len(rows))
-            rows[...] = round_sum(flat.astype(np.float64), normals)
+            RealNoise(self.key, self.sigma, flat.size).write(draws, first, flat.astype(np.float32, copy=False), rows)

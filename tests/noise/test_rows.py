@@ -11,11 +11,12 @@ import pytest
 
 from certserve.noise import grid
 from certserve.noise.grid import GridNoise, rounded_gaussian
-from certserve.noise.keystream import Key
+from certserve.noise.keystream import Key, stream_bytes
 
-_rows = pytest.importorskip("certserve.noise._rows", reason="the package was installed without a C compiler")
+_rows = pytest.importorskip("certserve.noise._rows", reason="it could not be compiled, or this processor cannot run it")
 
 KEY = Key(b"a key that compiled code is given")
+SENTINEL = -32768
 
 
 def _pixels(dimension: int) -> npt.NDArray[np.uint8]:
@@ -48,73 +49,90 @@ def test_a_draw_with_more_undecided_pixels_than_slots(slots: int, monkeypatch: p
     np.testing.assert_array_equal(rows, _by_numpy(noise.draws("estimation", 0, 40)))
 
 
-def test_as_many_undecided_pixels_as_slots_are_enough() -> None:
-    """A draw whose last undecided pixel has the last slot, and gets other bits or is given up, fails."""
-    law = rounded_gaussian(0.25)
-    cell = int(np.flatnonzero(law.table == np.iinfo(np.int16).min)[7])
-    arguments = _arguments(0.25, [cell << 48, (cell << 48) + 2**48 - 1])
-    assert _write(arguments)
-    assert _write({**arguments, "slots": 1}) is False
+def test_as_many_undecided_pixels_as_slots_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw whose last undecided pixel has the last slot, and gets other bits or is given up, fails; or none."""
+    noise, table = GridNoise(KEY, 0.25, 3072), rounded_gaussian(0.25).table
+    counts = [int((table[_cells(3072, draw)] == SENTINEL).sum()) for draw in range(50)]
+    assert max(counts) > 16  # words of further bits that are made at once
+    for draw, count in enumerate(counts):
+        rows = np.full((1, 3072), np.nan, np.float32)
+        monkeypatch.setattr(noise, "_slots", count // 2 * 2)
+        assert noise._write_compiled("estimation", draw, _pixels(3072), rows) is (count % 2 == 0)
+        if count % 2 == 0:
+            np.testing.assert_array_equal(rows, _by_numpy(noise.draws("estimation", draw, 1)))
 
 
-@pytest.mark.parametrize("sigma", [0.12, 0.25, 1.0, grid.LARGEST_SIGMA])
-def test_settling_is_exact_beside_every_threshold(sigma: float) -> None:
-    """A uniform just below, at or above a threshold that is settled on the wrong side fails."""
-    law = rounded_gaussian(sigma)
-    thresholds = law.thresholds.tolist()
-    bits = [t + step for t in thresholds for step in (-1, 0, 1) if law.table[t + step >> 48] == -32768]
-    assert len(bits) > len(thresholds)
-    arguments = _arguments(sigma, bits)
+@pytest.mark.parametrize("lowest", [-800, 0])
+@pytest.mark.parametrize("spread", [0, 1, 2**20, 2**47, 2**50])
+def test_settling_is_exact_beside_thresholds(spread: int, lowest: int) -> None:
+    """A uniform just below, at or above a threshold, or in a cell of several, that is settled wrongly fails."""
+    uniforms = [int(cell) << 48 | int(low) for cell, low in zip(_cells(80, 0), _further(80), strict=True)]
+    beside = [b + step for b in uniforms for step in (-spread - 1, -spread, -1, 0, 1, spread, spread + 1)]
+    starts = [(b >> 48 << 48) + step for b in uniforms[:40] for step in (-1, 0)]
+    thresholds = sorted({t for t in beside[::2] + starts if 0 < t < 2**64})
+    table = grid._table(np.array(thresholds, np.uint64), lowest)
+    assert all(table[b >> 48] == SENTINEL for b in uniforms), "a pixel that is decided needs no slot"
+    law = {"table": table, "thresholds": np.array(thresholds, np.uint64), "lowest": lowest}
+    arguments = {**_arguments(80), "slots": 80, **law}
     assert _write(arguments)
-    expected = [np.float32(law.lowest + bisect_right(thresholds, b)) / np.float32(255) for b in bits]
-    assert arguments["rows"].tolist() == expected
+    values = [lowest + bisect_right(thresholds, b) for b in uniforms]
+    np.testing.assert_array_equal(arguments["rows"], (np.array(values) / 255).astype(np.float32))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cells", np.zeros(1, np.uint16)),
-        ("stride", 2),
-        ("stride", -1),
-        ("stride", 2**62),
-        ("low", np.zeros(2, np.uint64)),
-        ("slots", -1),
-        ("slots", 2**62),
+        ("cells", bytes(15)),
+        ("further", bytes(17)),
+        ("first", -1),
+        ("first", 2**63 - 1),
+        ("first", 2**63 - 2),
+        ("slots", -2),
+        ("slots", 3),
+        ("slots", 2**63 - 2),
         ("table", np.zeros(65_535, np.int16)),
-        ("passed", np.zeros(65_537, np.uint16)),
         ("pixels", np.zeros((3, 2), np.uint8)[:, 0]),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_refused(name: str, value: object) -> None:
-    """Compiled code that reads or writes beyond an array fails."""
+def test_arguments_that_do_not_belong_together_are_refused(name: str, value: object) -> None:
+    """Compiled code that reads or writes beyond an array, or uses other blocks than numpy, fails."""
     with pytest.raises(ValueError, match=r"belong together|contiguous"):
-        _write({**_arguments(0.25, [0, 1, 2]), name: value})
+        _write({**_arguments(16), "first": 2, name: value})
 
 
 @pytest.mark.parametrize("rows", [np.zeros((2, 6), np.float32)[:, ::2], np.broadcast_to(np.float32(0), 3)])
 def test_rows_that_cannot_be_written_to_as_they_lie_are_refused(rows: npt.NDArray[np.float32]) -> None:
     with pytest.raises(TypeError, match="read-write"):
-        _write({**_arguments(0.25, [0, 1, 2]), "rows": rows})
+        _write({**_arguments(3), "rows": rows})
 
 
 def test_no_pixels_and_no_rows_are_nothing_to_write() -> None:
-    arguments = _arguments(0.25, [0, 1, 2])
+    arguments = _arguments(3)
     assert _write({**arguments, "pixels": np.zeros(0, np.uint8)})
     assert _write({**arguments, "rows": np.zeros((0, 3), np.float32)})
 
 
-def _arguments(sigma: float, bits: list[int]) -> dict[str, Any]:
-    """For one draw of a black image whose pixels get these uniforms, undecided or not, and a slot for each."""
-    law, uniforms = rounded_gaussian(sigma), np.array(bits, np.uint64)
+def _cells(dimension: int, draw: int) -> npt.NDArray[np.uint16]:
+    """The high 16 bits of each pixel of a draw, of as many as fill whole blocks."""
+    return stream_bytes(KEY.domain("estimation/cells"), 2 * dimension * draw, 2 * dimension).view("<u2")
+
+
+def _further(count: int) -> npt.NDArray[np.uint64]:
+    """48 further bits for each undecided pixel of the first draw."""
+    return stream_bytes(KEY.domain("estimation/settle"), 0, 8 * count).view("<u8") & np.uint64(2**48 - 1)
+
+
+def _arguments(dimension: int) -> dict[str, Any]:
+    """For the first draw of a black image."""
+    law = rounded_gaussian(0.25)
     return {
-        "rows": np.full(len(bits), np.nan, np.float32),
-        "pixels": np.zeros(len(bits), np.uint8),
-        "cells": (uniforms >> np.uint64(48)).astype(np.uint16),
-        "stride": len(bits),
-        "low": uniforms,  # of which the high 16 bits do not count
-        "slots": len(bits),
+        "rows": np.full(dimension, np.nan, np.float32),
+        "pixels": np.zeros(dimension, np.uint8),
+        "cells": KEY.domain("estimation/cells"),
+        "further": KEY.domain("estimation/settle"),
+        "first": 0,
+        "slots": 8,
         "table": law.table,
-        "passed": law.passed,
         "thresholds": law.thresholds,
         "lowest": law.lowest,
     }
