@@ -23,8 +23,7 @@
 #define LEVELS 255.0f
 #define GROUP 8           /* pixels that are written together */
 #define WORD 64           /* pixels, a bit for each in a word */
-#define WORDS 64          /* whose undecided pixels are settled together */
-#define PASS (WORD * WORDS)
+#define PASS (64 * WORD)  /* pixels, the undecided of which are settled together */
 #define SETTLED_AT_ONCE (BLOCKS_AT_ONCE * BLOCK_BYTES / 8)
 #define LOW_48 ((UINT64_C(1) << 48) - 1)
 
@@ -100,6 +99,18 @@ static inline uint64_t write_word(const Law *law, float *row, const uint8_t *pix
     return undecided;
 }
 
+/* Put the bits' places, counted from `first`, where `end` is; the new end. */
+static inline uint16_t *put_places(uint64_t bits, Py_ssize_t first, uint16_t *end)
+{
+    for (int i = 0; i < 2; i++, bits &= bits - 1) { /* a processor cannot predict which: few have more, none branch */
+        *end = (uint16_t)(first + __builtin_ctzll(bits | UINT64_C(1) << (WORD - 1)));
+        end += bits != 0;
+    }
+    for (; bits; bits &= bits - 1)
+        *end++ = (uint16_t)(first + __builtin_ctzll(bits));
+    return end;
+}
+
 /* One draw into `row`; 0 if more pixels are undecided than there are slots. */
 static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize_t dimension, const Draw *draw)
 {
@@ -111,27 +122,26 @@ static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize
         __m128i blocks[BLOCKS_AT_ONCE];
         uint64_t values[SETTLED_AT_ONCE];
     } further;
-    uint64_t undecided[WORDS], next_of_cells = draw->first_of_cells, next_of_further = draw->first_of_further;
+    uint16_t undecided[PASS + 1];
+    uint64_t next_of_cells = draw->first_of_cells, next_of_further = draw->first_of_further;
     Py_ssize_t settled = 0;
     for (Py_ssize_t left = dimension; left > 0; left -= PASS, row += PASS, pixels += PASS) {
-        Py_ssize_t count = left < PASS ? left : PASS, words = 0;
+        Py_ssize_t count = left < PASS ? left : PASS;
+        uint16_t *end = undecided;
         make_blocks(draw->cells, next_of_cells, blocks_of(2 * count), cells.blocks);
         next_of_cells += PASS * 2 / BLOCK_BYTES;
         for (Py_ssize_t i = 0; i < count; i += WORD)
-            undecided[words++] = write_word(law, row + i, pixels + i, count - i < WORD ? count - i : WORD,
-                                            cells.values + i);
-        for (Py_ssize_t k = 0; k < words; k++) { /* a processor cannot predict where they are: they come afterwards */
-            for (uint64_t more = undecided[k]; more; more &= more - 1, settled++) {
-                Py_ssize_t i = WORD * k + __builtin_ctzll(more);
-                if (settled == draw->slots)
-                    return 0;
-                if (settled % SETTLED_AT_ONCE == 0) {
-                    make_blocks(draw->further, next_of_further, BLOCKS_AT_ONCE, further.blocks);
-                    next_of_further += BLOCKS_AT_ONCE;
-                }
-                int noise = settle(law, cells.values[i], further.values[settled % SETTLED_AT_ONCE]);
-                row[i] = (float)(noise + pixels[i]) / LEVELS;
+            end = put_places(write_word(law, row + i, pixels + i, count - i < WORD ? count - i : WORD, cells.values + i),
+                             i, end);
+        for (uint16_t *place = undecided; place < end; place++, settled++) {
+            if (settled == draw->slots)
+                return 0;
+            if (settled % SETTLED_AT_ONCE == 0) {
+                make_blocks(draw->further, next_of_further, BLOCKS_AT_ONCE, further.blocks);
+                next_of_further += BLOCKS_AT_ONCE;
             }
+            int noise = settle(law, cells.values[*place], further.values[settled % SETTLED_AT_ONCE]);
+            row[*place] = (float)(noise + pixels[*place]) / LEVELS;
         }
     }
     return 1;
