@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class OpenVinoNetwork:
             raise BundleError(f"{path}: OpenVINO cannot read it: {error}") from error
         self._compiled: dict[int, Any] = {}  # what all threads share
         self._compiling = threading.Lock()
-        self._idle: dict[int, list[Any]] = {}  # requests, by number of rows
+        self._idle: dict[int, list[_Request]] = {}  # by number of rows
         self._check_input()
         self.identity: Mapping[str, str] = {
             "runtime": "openvino",
@@ -91,24 +92,20 @@ class OpenVinoNetwork:
         """The first output for pixels of shape (rows, *shape)."""
         try:
             idle = self._idle.setdefault(len(pixels), [])
-            request = _taken(idle) or self._request(len(pixels))
-            together = np.ascontiguousarray(pixels, np.float32)  # the tensor does not keep it alive
-            request.set_input_tensor(openvino.Tensor(together, shared_memory=True))
-            request.start_async()  # `infer` does the same, and then makes a dictionary of the outputs
-            request.wait()
-            found = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+            request = _taken(idle, pixels) or self._request(len(pixels))
+            found = request.run(pixels)
             idle.append(request)
             return found
         except RuntimeError as error:
             raise failure("OpenVINO", len(pixels), error) from error
 
-    def _request(self, rows: int) -> Any:
+    def _request(self, rows: int) -> _Request:
         with self._compiling:
             if self._in_callers:
-                return self._compile(rows).create_infer_request()
+                return _Request(self._compile(rows))
             if rows not in self._compiled:
                 self._compiled[rows] = self._compile(rows)
-            return self._compiled[rows].create_infer_request()
+            return _Request(self._compiled[rows])
 
     def _compile(self, rows: int) -> Any:
         model = self._model.clone()
@@ -151,9 +148,29 @@ class OpenVinoBackend:
         return self._network.run(pixels)
 
 
-def _taken(idle: list[Any]) -> Any | None:
-    """One of them, which no other thread has then."""
+class _Request:
+    """A compiled network's inferences, for one thread at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._read: Callable[[], npt.NDArray[np.float32] | None] = lambda: None  # the array that it reads, if alive
+
+    def reads(self, pixels: npt.NDArray[np.float32]) -> bool:
+        return self._read() is pixels
+
+    def run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if not self.reads(pixels):
+            read = np.ascontiguousarray(pixels, np.float32)
+            self._request.set_input_tensor(openvino.Tensor(read, shared_memory=True))  # does not keep it alive
+            self._read = weakref.ref(read)
+        self._request.start_async()  # `infer` does the same, and then makes a dictionary of the outputs
+        self._request.wait()
+        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+
+
+def _taken(idle: list[_Request], pixels: npt.NDArray[np.float32]) -> _Request | None:
+    """One of them, which no other thread has then: that which read the array before, if may be."""
     try:
-        return idle.pop()
+        return idle.pop(next((i for i, request in enumerate(idle) if request.reads(pixels)), -1))
     except IndexError:
         return None

@@ -26,6 +26,7 @@ class HostBatch:
     def __init__(self, backend: _Classifier, rows: int) -> None:
         self._backend = backend
         self._rows = np.zeros((rows, math.prod(backend.shape)), dtype=np.float32)
+        self._parts: dict[tuple[int, int], npt.NDArray[np.float32]] = {}  # a runtime may know one from the last time
 
     def write(self, start: int, count: int, source: Source, draws: str, first: int) -> None:
         source.write(draws, first, self._rows[start : start + count])
@@ -37,7 +38,10 @@ class HostBatch:
         self._rows[: stop - start] = self._rows[start:stop]
 
     def logits(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        return self._backend.logits(self._rows[start:stop].reshape(stop - start, *self._backend.shape))
+        part = self._parts.get((start, stop))
+        if part is None:
+            part = self._parts[start, stop] = self._rows[start:stop].reshape(-1, *self._backend.shape)
+        return self._backend.logits(part)
 
 
 def batch_of(backend: _Classifier, rows: int) -> Batch:

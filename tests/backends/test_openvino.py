@@ -76,6 +76,19 @@ def test_a_failure_is_a_failure_of_the_backend(
         backend.logits(probe_pixels(models.SHAPE, 3, 0.25))
 
 
+def test_an_array_is_read_anew_each_time(model: Path, models: ModuleType) -> None:
+    """Logits of what an array held before, of one that is gone, or of a copy that was made once, fail."""
+    backend, fresh = (OpenVinoBackend(model, "float32", models.SHAPE) for _ in range(2))
+    questions = probe_pixels(models.SHAPE, 24, 0.25).reshape(6, 4, *models.SHAPE)
+    rows, apart = np.empty_like(questions[0]), np.empty((8, *models.SHAPE), np.float32)[::2]
+    for pixels in questions:
+        expected = fresh.logits(pixels.copy())
+        for array in (rows, apart, np.empty_like(rows)):
+            array[...] = pixels
+            np.testing.assert_array_equal(backend.logits(array), expected)
+            np.testing.assert_array_equal(backend.logits(array), expected)
+
+
 def _all_right(backend: OpenVinoBackend, questions: Sequence[npt.NDArray[np.float32]]) -> bool:
     """Whether threads that ask again and again, each its own question, get what a question gets alone."""
     expected = [backend.logits(pixels) for pixels in questions]
