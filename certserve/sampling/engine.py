@@ -2,8 +2,8 @@
 
 One engine serves one model. Jobs come and go on one event loop; the executor's threads make batches and count them, and
 need not wait for the loop. A batch is made when the executor takes it, on threads when it begins: a small job is in the
-next one, and draws of a job that has ended in none. A lone job that may end before its last draw gets half batches at
-first, and none more than run: what it draws in vain, the next request waits for. Cancelling a job forgets its draws;
+next one, and draws of a job that has ended in none. A lone job that may end before its last draw gets at first half
+batches, and none more than run: see `certserve.sampling.sizes`. Cancelling a job forgets its draws;
 batch-mates cannot notice. A batch that fails is run again slice by slice, each with nothing beside it, so that only the
 job whose slice fails twice is told of it.
 """
@@ -27,6 +27,7 @@ from certserve.sampling.admission import Admission
 from certserve.sampling.executor import Executor, Labels, Work
 from certserve.sampling.pace import Pace
 from certserve.sampling.scheduler import Scheduler
+from certserve.sampling.sizes import BatchSizes
 from certserve.sampling.slices import Slice
 from certserve.sampling.source import DrawSource
 from certserve.smoothing.outcomes import Votes
@@ -114,6 +115,7 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._scheduler = Scheduler(executor.num_classes)
+        self._sizes = BatchSizes(executor)
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         self._asked = 0  # batches that the executor was asked to run, and that are not back
@@ -250,21 +252,14 @@ class Engine:
     def _wants_another(self) -> bool:
         if self._stopped or self._event_loop.is_closed() or self._must_wait():
             return False
-        most = self._executor.parallel + (0 if self._may_end_soon() else self._executor.ahead)
-        return self._asked < most and self._scheduler.waiting > (self._asked - self._begun) * self._rows()
+        alone, waiting = self._may_end_soon(), self._scheduler.waiting
+        most = self._executor.parallel + (0 if alone else self._executor.ahead)
+        rows = self._sizes.usual(self._begun, waiting, alone)
+        return self._asked < most and waiting > (self._asked - self._begun) * rows
 
     def _must_wait(self) -> bool:
         """Whether the next batch may not begin yet: a slice that failed runs with nothing beside it."""
         return self._begun > 0 and (self._retrying or self._scheduler.has_returned)
-
-    def _most_rows(self) -> int:
-        """How many draws a batch may hold."""
-        return self._executor.half_batch if self._may_end_soon() else self._executor.largest_batch
-
-    def _rows(self) -> int:
-        """How many the next one may: half, where the threads that run nothing take all that waits so, and sooner."""
-        idle, half = self._executor.parallel - self._begun, self._executor.half_batch
-        return half if self._scheduler.waiting <= idle * half else self._most_rows()
 
     def _may_end_soon(self) -> bool:
         """Whether a single job runs, which looks at its votes before the last draw, and has only begun."""
@@ -278,13 +273,13 @@ class Engine:
         with self._lock:
             if self._stopped or self._must_wait():
                 return ()
-            rows, most, again = self._rows(), self._most_rows(), self._scheduler.has_returned
-            turn.batch = self._scheduler.next_batch(rows)
+            alone, again = self._may_end_soon(), self._scheduler.has_returned
+            turn.batch = self._scheduler.next_batch(self._sizes.take(self._begun, self._scheduler.waiting, alone))
             if not turn.batch:
                 return ()
             self._begun += 1
             self._retrying = again
-            turn.full = _size(turn.batch) >= most
+            turn.full = _size(turn.batch) >= self._sizes.most(alone)
             return [(self._running[piece.job].job.source, piece) for piece in turn.batch]
 
     def _back(self, turn: _Turn, future: Future[Labels]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from certserve.errors import InternalError
 from certserve.sampling.engine import Engine
 from certserve.sampling.executor import Work
+from certserve.sampling.sizes import BatchSizes
 
 if TYPE_CHECKING:
     from tests.sampling.conftest import Bench, ScriptedExecutor
@@ -68,7 +69,8 @@ def test_no_more_batches_than_the_draws_fill_are_asked_for(bench: Bench, paralle
 def _sizes(executor: ScriptedExecutor) -> list[int]:
     """The draws of each batch that was asked for, once all have begun."""
     for submitted in executor.pending:
-        submitted.begin()
+        if not submitted.future.running():
+            submitted.begin()
     return [sum(piece.count for _, piece in submitted.work) for submitted in executor.pending]
 
 
@@ -100,6 +102,32 @@ def test_the_last_that_runs_nothing_takes_all_that_waits(bench: Bench) -> None:
         assert await task == bench.evidence(SMALL, 0, (draws,))
 
     _on(executor, scenario)
+
+
+@pytest.mark.parametrize(("parallel", "halves"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_threads_that_begin_together_do_not_come_back_together(bench: Bench, parallel: int, halves: int) -> None:
+    """Else they wait for each other after each batch; a half where there was one before, or for little, fails."""
+    executor = bench.executor(ROWS, parallel, ahead=None)
+
+    async def scenario(engine: Engine) -> None:
+        for draws, expected in [(2_400, halves), (parallel * ROWS, 0), (2_400, halves)]:
+            task = asyncio.create_task(engine.run(bench.job(SMALL, 0, (draws,))))
+            await executor.settle()
+            assert _sizes(executor) == [ROWS // 2] * expected + [ROWS] * (parallel - expected)
+            executor.pending.pop(0).answer()
+            await executor.settle()
+            assert set(_sizes(executor)[parallel - 1 :]) <= {ROWS}
+            await executor.finish()
+            assert await task == bench.evidence(SMALL, 0, (draws,))
+
+    _on(executor, scenario)
+
+
+def test_halves_for_a_lone_job_are_not_those_that_part_threads(bench: Bench) -> None:
+    """Else two threads that begin with a lone job's halves come back together for as long as others follow."""
+    sizes = BatchSizes(bench.executor(ROWS, 2))
+    assert [sizes.take(begun, 1_000, True) for begun in (0, 1)] == [ROWS // 2] * 2
+    assert [sizes.take(1, 1_000, False) for _ in range(3)] == [ROWS // 2, ROWS, ROWS]
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 4])
