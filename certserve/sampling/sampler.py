@@ -106,7 +106,8 @@ class Sampler:
             if done + rows > self._rows:  # the padding would not fit
                 batch.move_up(done, len(labels))
                 labels, done = labels[done:], 0
-            batch.clear(done + count, done + rows)
+            if count < rows:
+                batch.clear(done + count, done + rows)
             try:
                 labels[done : done + count] = self._argmax(batch.logits(done, done + rows))[:count]
             except (OutOfMemory, MemoryError) as error:
