@@ -102,11 +102,11 @@ static inline uint64_t write_word(const Law *law, float *row, const uint8_t *pix
 /* Put the bits' places, counted from `first`, where `end` is; the new end. */
 static inline uint16_t *put_places(uint64_t bits, Py_ssize_t first, uint16_t *end)
 {
-    for (int i = 0; i < 2; i++, bits &= bits - 1) { /* a processor cannot predict which: few have more, none branch */
+    for (int i = 0; i < 2; i++, bits &= bits - 1) { /* without branches, which no processor could predict */
         *end = (uint16_t)(first + __builtin_ctzll(bits | UINT64_C(1) << (WORD - 1)));
         end += bits != 0;
     }
-    for (; bits; bits &= bits - 1)
+    for (; bits; bits &= bits - 1) /* few words have more than two */
         *end++ = (uint16_t)(first + __builtin_ctzll(bits));
     return end;
 }
@@ -125,14 +125,17 @@ static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize
     uint16_t undecided[PASS + 1];
     uint64_t next_of_cells = draw->first_of_cells, next_of_further = draw->first_of_further;
     Py_ssize_t settled = 0;
-    for (Py_ssize_t left = dimension; left > 0; left -= PASS, row += PASS, pixels += PASS) {
-        Py_ssize_t count = left < PASS ? left : PASS;
+    for (Py_ssize_t first = 0; first < dimension; first += PASS) {
+        Py_ssize_t count = dimension - first < PASS ? dimension - first : PASS;
+        float *to = row + first;
+        const uint8_t *from = pixels + first;
         uint16_t *end = undecided;
         make_blocks(draw->cells, next_of_cells, blocks_of(2 * count), cells.blocks);
         next_of_cells += PASS * 2 / BLOCK_BYTES;
-        for (Py_ssize_t i = 0; i < count; i += WORD)
-            end = put_places(write_word(law, row + i, pixels + i, count - i < WORD ? count - i : WORD, cells.values + i),
-                             i, end);
+        for (Py_ssize_t i = 0; i < count; i += WORD) {
+            Py_ssize_t some = count - i < WORD ? count - i : WORD;
+            end = put_places(write_word(law, to + i, from + i, some, cells.values + i), i, end);
+        }
         for (uint16_t *place = undecided; place < end; place++, settled++) {
             if (settled == draw->slots)
                 return 0;
@@ -141,7 +144,7 @@ static int write_row(const Law *law, float *row, const uint8_t *pixels, Py_ssize
                 next_of_further += BLOCKS_AT_ONCE;
             }
             int noise = settle(law, cells.values[*place], further.values[settled % SETTLED_AT_ONCE]);
-            row[*place] = (float)(noise + pixels[*place]) / LEVELS;
+            to[*place] = (float)(noise + from[*place]) / LEVELS;
         }
     }
     return 1;

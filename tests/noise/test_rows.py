@@ -64,16 +64,17 @@ def test_as_many_undecided_pixels_as_slots_are_enough(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("lowest", [-800, 0])
 @pytest.mark.parametrize("spread", [0, 1, 2**20, 2**47, 2**50])
-def test_settling_is_exact_beside_thresholds(spread: int, lowest: int) -> None:
+@pytest.mark.parametrize("count", [80, 4104])  # the second are more than are written in one pass
+def test_settling_is_exact_beside_thresholds(count: int, spread: int, lowest: int) -> None:
     """A uniform just below, at or above a threshold, or in a cell of several, that is settled wrongly fails."""
-    uniforms = [int(cell) << 48 | int(low) for cell, low in zip(_cells(80, 0), _further(80), strict=True)]
+    uniforms = [int(cell) << 48 | int(low) for cell, low in zip(_cells(count, 0), _further(count), strict=True)]
     beside = [b + step for b in uniforms for step in (-spread - 1, -spread, -1, 0, 1, spread, spread + 1)]
     starts = [(b >> 48 << 48) + step for b in uniforms[:40] for step in (-1, 0)]
     thresholds = sorted({t for t in beside[::2] + starts if 0 < t < 2**64})
     table = grid._table(np.array(thresholds, np.uint64), lowest)
     assert all(table[b >> 48] == SENTINEL for b in uniforms), "a pixel that is decided needs no slot"
     law = {"table": table, "thresholds": np.array(thresholds, np.uint64), "lowest": lowest}
-    arguments = {**_arguments(80), "slots": 80, **law}
+    arguments = {**_arguments(count), "slots": count, **law}
     assert _write(arguments)
     values = [lowest + bisect_right(thresholds, b) for b in uniforms]
     np.testing.assert_array_equal(arguments["rows"], (np.array(values) / 255).astype(np.float32))
