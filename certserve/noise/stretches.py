@@ -13,7 +13,7 @@ _VALUES_AT_ONCE = 1 << 18
 
 
 def stretches(first: int, rows: npt.NDArray[np.float32]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Parts of `rows`, of shape (count, dimension), in order, each with the number of its draw where `first` is 0's."""
+    """Parts of `rows`, (count, dimension), in order, each after the draw of its first row; `first` is that of row 0."""
     at_once = max(1, _VALUES_AT_ONCE // rows.shape[1])
     for start in range(0, len(rows), at_once):
         yield first + start, rows[start : start + at_once]

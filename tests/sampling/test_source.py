@@ -37,7 +37,7 @@ def _code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param == "numpy":
         monkeypatch.setattr(grid, "_rows", None)
     elif not grid.COMPILED:
-        pytest.skip("the package was installed without a C compiler")
+        pytest.skip("it could not be compiled, or this processor cannot run it")
 
 
 def _rows(source: DrawSource, first: int, count: int, draws: DrawSet = DrawSet.ESTIMATION) -> npt.NDArray[np.float32]:
