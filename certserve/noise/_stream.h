@@ -8,8 +8,9 @@
 #define WITH_AES __attribute__((target("aes")))
 #define KEY_BYTES 16
 #define BLOCK_BYTES 16
-#define BLOCKS_AT_ONCE 8 /* enough to hide how long one takes */
-#define UNROLLED _Pragma("GCC unroll 8")
+#define WHOLE 16    /* blocks: room is for its multiples */
+#define IN_FLIGHT 8 /* blocks, enough to hide how long one takes */
+#define UNROLLED _Pragma("GCC unroll 16")
 #define ROUNDS 10
 
 typedef struct {
@@ -45,19 +46,19 @@ WITH_AES static Stream stream_under(const uint8_t *key)
     return stream;
 }
 
-/* Its blocks from `first` on: as many as asked for, and on to a multiple of BLOCKS_AT_ONCE. */
+/* Its blocks from `first` on: as many as asked for, and perhaps more, up to a multiple of WHOLE. */
 WITH_AES static void make_blocks(const Stream *stream, uint64_t first, Py_ssize_t count, __m128i *blocks)
 {
-    for (Py_ssize_t done = 0; done < count; done += BLOCKS_AT_ONCE) {
-        __m128i made[BLOCKS_AT_ONCE]; /* in registers, where the loops are unrolled */
-        UNROLLED for (int i = 0; i < BLOCKS_AT_ONCE; i++) { /* the counter is big-endian */
+    for (Py_ssize_t done = 0; done < count; done += IN_FLIGHT) {
+        __m128i made[IN_FLIGHT]; /* in registers, where the loops are unrolled */
+        UNROLLED for (int i = 0; i < IN_FLIGHT; i++) { /* the counter is big-endian */
             uint64_t number = __builtin_bswap64(first + (uint64_t)(done + i));
             made[i] = _mm_xor_si128(_mm_set_epi64x((int64_t)number, 0), stream->keys[0]);
         }
         for (int round = 1; round < ROUNDS; round++)
-            UNROLLED for (int i = 0; i < BLOCKS_AT_ONCE; i++)
+            UNROLLED for (int i = 0; i < IN_FLIGHT; i++)
                 made[i] = _mm_aesenc_si128(made[i], stream->keys[round]);
-        UNROLLED for (int i = 0; i < BLOCKS_AT_ONCE; i++)
+        UNROLLED for (int i = 0; i < IN_FLIGHT; i++)
             _mm_storeu_si128(blocks + done + i, _mm_aesenclast_si128(made[i], stream->keys[ROUNDS]));
     }
 }

@@ -160,7 +160,7 @@ class GridNoise:
             return False
         law = self._law
         keys = self._key.domain(f"{domain}/cells"), self._key.domain(f"{domain}/settle")
-        return _rows.write(rows, pixels, *keys, first, self._slots, law.table, law.thresholds, law.lowest)
+        return _rows.write(rows, pixels, *keys, first, self._slots, law.table, law.thresholds, law.lowest, _rows.WIDE)
 
     def draws(self, domain: str, first: int, count: int) -> npt.NDArray[np.int16]:
         """Noise of draws first..first + count - 1 of one set, as int16 of shape (count, dimension), in 1/255.

@@ -14,9 +14,19 @@ from certserve.noise.grid import GridNoise, rounded_gaussian
 from certserve.noise.keystream import Key, stream_bytes
 
 _rows = pytest.importorskip("certserve.noise._rows", reason="it could not be compiled, or this processor cannot run it")
+pytestmark = pytest.mark.usefixtures("wide")
 
 KEY = Key(b"a key that compiled code is given")
 SENTINEL = -32768
+
+
+@pytest.fixture(params=[False, True])
+def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the instructions are those of 512 bits; all tests run with and without."""
+    if request.param and not _rows.WIDE:
+        pytest.skip("this processor has no fast instructions of 512 bits")
+    monkeypatch.setattr(_rows, "WIDE", request.param)
+    return bool(request.param)
 
 
 def _pixels(dimension: int) -> npt.NDArray[np.uint8]:
@@ -31,11 +41,12 @@ def _by_numpy(noise: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize(("dimension", "count"), [(1, 999), (5, 300), (7, 300), (784, 20), (3072, 9), (150_528, 2)])
 @pytest.mark.parametrize("first", [0, 3, 2**40])
 def test_rows_are_those_of_numpy(sigma: float, dimension: int, count: int, first: int) -> None:
-    """A value that differs in its last bit fails."""
+    """A value that differs in its last bit fails, and one that is written beyond the last row."""
     noise = GridNoise(KEY, sigma, dimension)
-    rows = np.full((count, dimension), np.nan, np.float32)
-    assert noise._write_compiled("estimation", first, _pixels(dimension), rows)
-    np.testing.assert_array_equal(rows, _by_numpy(noise.draws("estimation", first, count)))
+    rows = np.full((count + 1, dimension), np.nan, np.float32)
+    assert noise._write_compiled("estimation", first, _pixels(dimension), rows[:-1])
+    np.testing.assert_array_equal(rows[:-1], _by_numpy(noise.draws("estimation", first, count)))
+    assert np.isnan(rows[-1]).all()
 
 
 @pytest.mark.parametrize("slots", [2, 4, 6])
@@ -107,6 +118,12 @@ def test_rows_that_cannot_be_written_to_as_they_lie_are_refused(rows: npt.NDArra
         _write({**_arguments(3), "rows": rows})
 
 
+@pytest.mark.skipif(_rows.WIDE, reason="this processor has instructions of 512 bits")
+def test_instructions_that_the_processor_lacks_are_refused() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        _write({**_arguments(3), "wide": True})
+
+
 def test_no_pixels_and_no_rows_are_nothing_to_write() -> None:
     arguments = _arguments(3)
     assert _write({**arguments, "pixels": np.zeros(0, np.uint8)})
@@ -136,6 +153,7 @@ def _arguments(dimension: int) -> dict[str, Any]:
         "table": law.table,
         "thresholds": law.thresholds,
         "lowest": law.lowest,
+        "wide": _rows.WIDE,
     }
 
 
