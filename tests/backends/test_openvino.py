@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from certserve.backends.onnx import OnnxBackend
@@ -87,6 +88,35 @@ def test_an_array_is_read_anew_each_time(model: Path, models: ModuleType) -> Non
             array[...] = pixels
             np.testing.assert_array_equal(backend.logits(array), expected)
             np.testing.assert_array_equal(backend.logits(array), expected)
+
+
+def test_logits_whose_number_the_graph_does_not_tell(tmp_path: Path) -> None:
+    """Logits that are looked for where another array's were put fail."""
+    shape, rng = (1, 2, 2), np.random.default_rng(0)
+    weights = rng.normal(size=(4, 3)).astype(np.float32)
+    node, tensor, numpy = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.numpy_helper
+    nodes = [
+        node("Flatten", ["x"], ["flat"]),
+        node("MatMul", ["flat", "weights"], ["product"]),
+        node("Gather", ["product", "zero"], ["first"], axis=0),
+        node("Equal", ["first", "first"], ["every"]),
+        node("NonZero", ["every"], ["places"]),
+        node("Squeeze", ["places", "axes"], ["columns"]),
+        node("Gather", ["product", "columns"], ["logits"], axis=1),
+    ]
+    constants = {"weights": weights, "zero": np.array(0), "axes": np.array([0])}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "all of its columns",
+        [tensor("x", onnx.TensorProto.FLOAT, ["rows", *shape])],
+        [tensor("logits", onnx.TensorProto.FLOAT, ["rows", None])],
+        [numpy.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "model.onnx")
+    backend = OpenVinoBackend(tmp_path / "model.onnx", "float32", shape)
+    for pixels in rng.normal(size=(3, 5, *shape)).astype(np.float32):
+        np.testing.assert_allclose(backend.logits(pixels), pixels.reshape(5, 4) @ weights, atol=1e-5)
 
 
 def _all_right(backend: OpenVinoBackend, questions: Sequence[npt.NDArray[np.float32]]) -> bool:
