@@ -250,12 +250,14 @@ class Engine:
                 self._break(error)
 
     def _wants_another(self) -> bool:
+        if self._asked >= self._executor.parallel + self._executor.ahead:  # as a rule, and quickly said
+            return False
         if self._stopped or self._event_loop.is_closed() or self._must_wait():
             return False
         alone, waiting = self._may_end_soon(), self._scheduler.waiting
-        most = self._executor.parallel + (0 if alone else self._executor.ahead)
-        rows = self._sizes.usual(self._begun, waiting, alone)
-        return self._asked < most and waiting > (self._asked - self._begun) * rows
+        if alone and self._asked >= self._executor.parallel:
+            return False
+        return waiting > (self._asked - self._begun) * self._sizes.usual(self._begun, waiting, alone)
 
     def _must_wait(self) -> bool:
         """Whether the next batch may not begin yet: a slice that failed runs with nothing beside it."""

@@ -134,7 +134,9 @@ class Sampler:
 
 def _rows_for(left: int, shapes: tuple[int, ...]) -> int:
     """The shape to run next: the largest that is filled, or a larger one where that wastes less."""
-    padded = next((shape for shape in shapes if shape >= left), shapes[-1])
+    if left >= shapes[-1]:
+        return shapes[-1]
+    padded = next(shape for shape in shapes if shape >= left)
     filled = max((shape for shape in shapes if shape <= left), default=0)
     mostly_filled = left >= _WORTH_PADDING * padded
     return padded if mostly_filled or left > _MOST_RUNS * filled else filled
