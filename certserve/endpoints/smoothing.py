@@ -8,6 +8,7 @@ from the secret that was current at its admission.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from certserve.endpoints.magnet import judge, require_detectors
 from certserve.endpoints.models import Models, ServedModel
 from certserve.endpoints.requests import CertifyRequest, ModelInfo, PredictRequest, Progress
 from certserve.errors import DeadlineExceeded, InvalidRequest, Violation
-from certserve.images import ImageError, ImageInput, Limits
+from certserve.images import ImageError, ImageFit, ImageInput, Limits, RawImage
 from certserve.noise.arithmetic import Arithmetic, arithmetic_error
 from certserve.noise.grid import LEVELS
 from certserve.noise.keystream import Secret
@@ -51,6 +52,7 @@ OnBetter = Callable[[Certificate], None]
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 _UNITS = "pixels in [0, 1]"
+_FEW_VALUES, _FEW_BYTES = 1 << 16, 1 << 12  # of an image, decoded and as sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class _Question:
     procedure: str
     model: ServedModel
     image: ImageInput
-    fit: images.ImageFit
+    fit: ImageFit
     sigma: float
     plan: Plan
     arithmetic: Arithmetic
@@ -92,7 +94,8 @@ class SmoothingEndpoints:
     """The smoothed classifier's endpoints.
 
     Args:
-        models: what is served. decoder: a small pool that decodes images. limits: what an image may be.
+        models: what is served. decoder: a small pool that decodes all but small images.
+        limits: what an image may be.
     """
 
     def __init__(self, models: Models, decoder: ThreadPoolExecutor, limits: Limits) -> None:
@@ -222,8 +225,10 @@ class SmoothingEndpoints:
 
     async def _decode(self, question: _Question) -> Pixels:
         """The pixels that noise is added to: uint8 in grid arithmetic, float32 in float arithmetic."""
-        loop = asyncio.get_running_loop()
         try:
+            if _is_quick(question):
+                return _pixels_of(question, self._limits)
+            loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._decoder, _pixels_of, question, self._limits)
         except ImageError as error:
             raise InvalidRequest([Violation("image", str(error))]) from error
@@ -274,6 +279,13 @@ async def _rejected(question: _Question, case: Case, pixels: Pixels) -> Rejected
 
 def _unsigned(outcome: Any) -> Any:
     return outcome
+
+
+def _is_quick(question: _Question) -> bool:
+    """Whether decoding, of what was checked, takes less than waiting for a thread on cores that are busy with draws."""
+    image, fit = question.image, question.fit
+    few_bytes = isinstance(image, RawImage) or (fit is ImageFit.EXACT and len(image.data) <= _FEW_BYTES)
+    return few_bytes and math.prod(question.model.geometry.shape) <= _FEW_VALUES
 
 
 def _pixels_of(question: _Question, limits: Limits) -> Pixels:
