@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -238,7 +238,7 @@ class LocalModel:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _wait(self, awaitable: Awaitable[Result]) -> Result:
-        coroutine = _awaited(awaitable)
+        coroutine = awaitable if isinstance(awaitable, Coroutine) else _awaited(awaitable)
         with self._lock:
             if self._closed:
                 coroutine.close()

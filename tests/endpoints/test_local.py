@@ -17,7 +17,8 @@ import certserve
 from certserve import errors
 from certserve.client import AsyncClient, Client
 from certserve.endpoints.local import LocalModel
-from certserve.images import encode_png
+from certserve.endpoints.requests import PredictRequest
+from certserve.images import RawImage, encode_png
 from certserve.noise.keystream import Secret
 from certserve.smoothing.outcomes import Certificate
 
@@ -187,6 +188,15 @@ class TestTheEnd:
             model.close()
             for last in asking:
                 assert isinstance(last.result(timeout=10), errors.Unavailable)
+
+    def test_a_question_that_meets_the_end(self, bundle: Path, harness: ModuleType) -> None:
+        """One that was begun is closed: else Python says, some time later, that it was never awaited."""
+        model = certserve.open(bundle)
+        question = model._endpoints.predict(PredictRequest(image=RawImage(harness.image())))
+        model.close()
+        with pytest.raises(errors.Unavailable, match="closed"):
+            model._wait(question)
+        assert inspect.getcoroutinestate(question) == inspect.CORO_CLOSED
 
     @pytest.mark.parametrize("method", ["predict", "certify", "list_models", "get_model"])
     def test_a_question_afterwards(self, bundle: Path, harness: ModuleType, method: str) -> None:
