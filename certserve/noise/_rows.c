@@ -16,10 +16,8 @@
 #error "quotients would not be those of float32"
 #endif
 
-#include "_stream.h"
-
 #include "_pixels.h"
-
+#include "_stream.h"
 #include "_wide.h"
 
 #define PASS (64 * WORD) /* pixels, the undecided of which are settled together */
