@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
-from collections.abc import Awaitable, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -238,12 +239,13 @@ class LocalModel:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _wait(self, awaitable: Awaitable[Result]) -> Result:
-        coroutine = awaitable if isinstance(awaitable, Coroutine) else _awaited(awaitable)
+        # Not wrapped, where it is a coroutine: closing the wrapper would not close it.
+        coroutine = awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable)
         with self._lock:
             if self._closed:
                 coroutine.close()
                 raise Unavailable("This model was closed; open it again.")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future: Future[Result] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except CancelledError:
